@@ -1,0 +1,437 @@
+"""How each service speaks: envelopes, error bodies, list parameters. Nothing else knows HTTP codes.
+
+One small class a dialect. A dialect decides form only; what exists and who may do it is declared with the nouns.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+import sqlalchemy as sa
+
+from trilith.kernel.errors import Fault, Kind
+from trilith.kernel.kinds import Bad, Flag
+from trilith.kernel.paging import Condition, Listing, Page, number
+from trilith.kernel.versions import NEWEST, Stepped, Version
+
+if TYPE_CHECKING:
+    from trilith.kernel.declare import Field, Noun
+    from trilith.kernel.request import Ctx
+
+Row = dict[str, Any]
+STATUS: Mapping[Kind, int] = {
+    "invalid": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "missing": 404,
+    "method": 405,
+    "not_acceptable": 406,
+    "conflict": 409,
+    "gone": 410,
+    "precondition": 412,
+    "too_large": 413,
+    "bad_media": 415,
+    "over_quota": 403,
+    "no_capacity": 409,
+    "unavailable": 503,
+    "bug": 500,
+}
+TITLES = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    406: "Not Acceptable",
+    409: "Conflict",
+    410: "Gone",
+    412: "Precondition Failed",
+    413: "Request Entity Too Large",
+    415: "Unsupported Media Type",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
+
+
+class Wire:
+    """What most services do, compute and volume above all; the others say where they differ."""
+
+    update_method = "PUT"
+    statuses: Mapping[str, Stepped] = {"list": 200, "show": 200, "create": 200, "update": 200, "delete": 202}
+    over_quota = 403
+    max_limit: int | None = 1000
+    strict_query_since: Version = NEWEST  # from here on an unknown query parameter is an error
+    bulk = False  # a creation may hold a list
+    fault_names: Mapping[int, str] = {
+        400: "badRequest",
+        401: "unauthorized",
+        403: "forbidden",
+        404: "itemNotFound",
+        405: "badMethod",
+        409: "conflictingRequest",
+        413: "overLimit",
+        415: "badMediaType",
+        503: "serviceUnavailable",
+    }
+    reserved = frozenset({"limit", "marker", "offset", "sort_key", "sort_dir", "sort", "all_tenants"})
+
+    # errors
+    def status(self, fault: Fault) -> int:
+        return self.over_quota if fault.kind == "over_quota" else STATUS[fault.kind]
+
+    def error(self, fault: Fault, ctx: "Ctx") -> Any:
+        code = self.status(fault)
+        return {self.fault_names.get(code, "computeFault"): {"code": code, "message": fault.message}}
+
+    def bad(self, bad: Bad) -> Fault:
+        """The sentence for a value that its kind does not take."""
+        if bad.why in ("unknown", "readonly"):
+            name = bad.path.rpartition(".")[2]
+            return Fault("invalid", f"Additional properties are not allowed ('{name}' was unexpected)")
+        if bad.why == "required":
+            return Fault("invalid", f"Invalid input received: {bad.reason}")
+        name = bad.path.rpartition(".")[2]
+        return Fault(
+            "invalid", f"Invalid input for field/attribute {name}. Value: {str(bad.value)[:200]}. {bad.reason}"
+        )
+
+    def unknown_marker(self, noun: "Noun", marker: str) -> Fault:
+        return Fault("invalid", f"marker [{marker}] not found")
+
+    def headers(self, ctx: "Ctx") -> list[tuple[str, str]]:
+        """What every reply of the service carries."""
+        return []
+
+    def precondition(self, ctx: "Ctx", noun: "Noun", row: Row) -> None:
+        """Whether a change of this row may go on: ``If-Match``."""
+
+    # bodies
+    def unwrap(self, noun: "Noun", body: Any, operation: str) -> Any:
+        """The object inside a request's envelope (a list of them where `bulk`)."""
+        if noun.envelope is None:
+            return body
+        if not isinstance(body, dict) or noun.envelope not in body:
+            raise Bad(noun.envelope, body, f"'{noun.envelope}' is a required property", "required")
+        if len(body) > 1 and not self.extra_envelope_keys(noun, body):
+            name = next(k for k in body if k != noun.envelope)
+            raise Bad(name, body[name], f"'{name}' was unexpected", "unknown")
+        return body[noun.envelope]
+
+    def extra_envelope_keys(self, noun: "Noun", body: Row) -> bool:
+        return False
+
+    def wrap(self, noun: "Noun", view: Row) -> Any:
+        return view if noun.envelope is None else {noun.envelope: view}
+
+    def wrap_list(self, ctx: "Ctx", noun: "Noun", views: list[Row], page: Page, listing: Listing) -> Any:
+        body: Row = {noun.plural: views}
+        if page.more and page.rows:
+            body[f"{noun.plural}_links"] = [{"rel": "next", "href": self.page_url(ctx, marker=page.rows[-1][noun.key])}]
+        return body
+
+    def page_url(self, ctx: "Ctx", **changes: Any) -> str:
+        query = [(k, value) for k, values in ctx.query.items() if k not in changes for value in values]
+        query += [(k, v) for k, v in changes.items() if v is not None]
+        return f"{ctx.base_url}{quote(ctx.url_path)}?{urlencode(query)}"
+
+    # lists
+    def listing(self, ctx: "Ctx", noun: "Noun") -> Listing:
+        """A list request's query in no dialect."""
+        found = Listing(where=self.narrowed(ctx, noun))
+        for name, values in ctx.query.items():
+            if (condition := self.filtered(ctx, noun, name, values)) is not None:
+                found.where.append(condition)
+        found.limit = self.limit(ctx)
+        found.marker = ctx.one("marker") or None
+        found.offset = number(ctx.one("offset"), "offset") or 0
+        found.sort = self.sort(ctx, noun)
+        return found
+
+    def narrowed(self, ctx: "Ctx", noun: "Noun") -> list[Condition]:
+        """Administrators see their own project's rows unless they ask for all."""
+        if noun.owner != "project_id" or not ctx.who.is_admin or noun.custom_scope is not None:
+            return []
+        asked = ctx.one("all_tenants")
+        if asked is not None and Flag().from_query(asked, "all_tenants"):
+            return []
+        return [noun.c.project_id == ctx.who.project_id]
+
+    def limit(self, ctx: "Ctx") -> int | None:
+        asked = number(ctx.one("limit"), "limit")
+        if self.max_limit is None:
+            return asked
+        return self.max_limit if asked is None else min(asked, self.max_limit)
+
+    def filtered(self, ctx: "Ctx", noun: "Noun", name: str, values: list[str]) -> Condition | None:
+        """The condition of one query parameter; None where it is none of ours (or means nothing)."""
+        if name in noun.filters:
+            return noun.filters[name](ctx, values)
+        if name in self.reserved:
+            return None
+        column, item = noun.by_wire().get(name, ("", None))
+        if item is None or not item.filter or not item.visible(ctx.at) or (item.see and not ctx.may(item.see)):
+            return self.unknown_filter(ctx, noun, name)
+        return self.condition(ctx, noun, column, item, values)
+
+    def unknown_filter(self, ctx: "Ctx", noun: "Noun", name: str) -> Condition | None:
+        if ctx.at >= self.strict_query_since:
+            raise Fault("invalid", f"Additional properties are not allowed ('{name}' was unexpected)", "InvalidInput")
+        return None
+
+    def condition(self, ctx: "Ctx", noun: "Noun", column: str, item: "Field", values: list[str]) -> Condition | None:
+        if callable(item.filter):
+            return item.filter(ctx, values)
+        clean = [item.kind.from_query(value, item.wire or column) for value in values]
+        found: Condition = noun.c[column].in_(clean) if len(clean) > 1 else noun.c[column] == clean[0]
+        return found
+
+    def sort(self, ctx: "Ctx", noun: "Noun") -> list[tuple[str, str]]:
+        """``sort_key=a&sort_dir=asc`` pairs, or ``sort=a:asc,b``."""
+        found = []
+        if (both := ctx.one("sort")) is not None:
+            for part in both.split(","):
+                key, _, direction = part.strip().partition(":")
+                found.append((key, direction or "desc"))
+        else:
+            directions = ctx.query.get("sort_dir", [])
+            for n, key in enumerate(ctx.query.get("sort_key", [])):
+                found.append(
+                    (
+                        key,
+                        directions[n] if n < len(directions) else (directions[-1] if directions else self.default_dir),
+                    )
+                )
+        return [self._sort_column(noun, key, direction) for key, direction in found]
+
+    default_dir = "desc"
+
+    def _sort_column(self, noun: "Noun", key: str, direction: str) -> tuple[str, str]:
+        if direction not in ("asc", "desc"):
+            raise Fault("invalid", f"Unknown sort direction '{direction}', must be asc or desc", "InvalidInput")
+        column, item = noun.by_wire().get(key, (key, None))
+        if (item is None or not item.sort) and key not in ("id", "created_at", "updated_at"):
+            raise Fault(
+                "invalid", f"Sort key '{key}' is not valid: use one of {', '.join(sortable(noun))}", "InvalidInput"
+            )
+        return (column if column in noun.table.c else key), direction
+
+
+def sortable(noun: "Noun") -> list[str]:
+    return sorted({f.wire or n for n, f in noun.fields.items() if f.sort} | {"id", "created_at", "updated_at"})
+
+
+class ComputeWire(Wire):
+    strict_query_since = (2, 75)
+
+    def headers(self, ctx: "Ctx") -> list[tuple[str, str]]:
+        return [("X-Compute-Request-Id", ctx.request_id)]
+
+
+class VolumeWire(Wire):
+    statuses = {"list": 200, "show": 200, "create": 202, "update": 200, "delete": 202}
+    over_quota = 413
+    strict_query_since = (3, 31)
+    reserved = Wire.reserved | {"with_count", "usage"}
+
+    def unknown_marker(self, noun: "Noun", marker: str) -> Fault:
+        return Fault("missing", f"{noun.name.capitalize()} {marker} could not be found.")
+
+    def extra_envelope_keys(self, noun: "Noun", body: Row) -> bool:
+        return True
+
+    def filtered(self, ctx: "Ctx", noun: "Noun", name: str, values: list[str]) -> Condition | None:
+        if name.endswith("~"):  # key~=value: "like", from 3.34
+            column, item = noun.by_wire().get(name[:-1], ("", None))
+            if item is None or not item.filter or ctx.at < (3, 34):
+                return self.unknown_filter(ctx, noun, name)
+            return noun.c[column].contains(values[-1], autoescape=True)  # type: ignore[no-any-return]
+        return super().filtered(ctx, noun, name, values)
+
+
+class NetworkWire(Wire):
+    """Repeated keys mean OR, different keys AND; an unknown filter is an error; creations may hold a list."""
+
+    statuses = {"list": 200, "show": 200, "create": 201, "update": 200, "delete": 204}
+    over_quota = 409
+    max_limit = None
+    bulk = True
+    default_dir = "asc"
+    reserved = frozenset({"limit", "marker", "page_reverse", "sort_key", "sort_dir", "fields"})
+
+    def error(self, fault: Fault, ctx: "Ctx") -> Any:
+        kind = fault.type_name or {
+            "invalid": "InvalidInput",
+            "missing": "HTTPNotFound",
+            "over_quota": "OverQuota",
+            "conflict": "Conflict",
+            "forbidden": "PolicyNotAuthorized",
+        }.get(fault.kind, "HTTPInternalServerError" if fault.kind == "bug" else "HTTPBadRequest")
+        return {"NeutronError": {"type": kind, "message": fault.message, "detail": ""}}
+
+    def bad(self, bad: Bad) -> Fault:
+        if bad.why == "unknown":
+            return Fault("invalid", f"Unrecognized attribute(s) '{bad.path}'", "HTTPBadRequest")
+        if bad.why == "readonly":
+            return Fault("invalid", f"Attribute '{bad.path}' not allowed in POST or PUT", "HTTPBadRequest")
+        if bad.why == "required":
+            return Fault(
+                "invalid", f"Failed to parse request. Required attribute '{bad.path}' not specified", "HTTPBadRequest"
+            )
+        return Fault("invalid", f"Invalid input for {bad.path.split('.')[0]}. Reason: {bad.reason}.", "HTTPBadRequest")
+
+    def unknown_marker(self, noun: "Noun", marker: str) -> Fault:
+        return noun.missing(marker)
+
+    def precondition(self, ctx: "Ctx", noun: "Noun", row: Row) -> None:
+        asked = ctx.headers.get("if-match", "")
+        if not asked:
+            return
+        name, _, number_ = asked.partition("=")
+        if name != "revision_number" or not number_.isdigit():
+            raise Fault("invalid", "Constraint on field is not supported: use revision_number=N", "HTTPBadRequest")
+        if int(number_) != row["generation"] - 1:
+            message = f"Constrained to {number_}, but current revision is {row['generation'] - 1}"
+            raise Fault("precondition", message, "RevisionNumberConstraintFailed")
+
+    def unwrap(self, noun: "Noun", body: Any, operation: str) -> Any:
+        if operation == "create" and isinstance(body, dict) and noun.plural in body and noun.envelope not in body:
+            items = body[noun.plural]
+            if not isinstance(items, list) or not items:
+                raise Fault("invalid", "Resources required", "HTTPBadRequest")
+            return [item[noun.name] if isinstance(item, dict) and set(item) == {noun.name} else item for item in items]
+        if not isinstance(body, dict) or noun.envelope not in body:
+            raise Fault("invalid", f"Unable to find '{noun.envelope}' in request body", "HTTPBadRequest")
+        return body[noun.envelope]
+
+    def listing(self, ctx: "Ctx", noun: "Noun") -> Listing:
+        found = super().listing(ctx, noun)
+        found.reverse = (ctx.one("page_reverse") or "").lower() == "true"
+        found.fields = [name for value in ctx.query.get("fields", []) for name in value.split(",") if name] or None
+        if found.limit == 0:
+            found.limit = None
+        return found
+
+    def narrowed(self, ctx: "Ctx", noun: "Noun") -> list[Condition]:
+        return []
+
+    def unknown_filter(self, ctx: "Ctx", noun: "Noun", name: str) -> Condition | None:
+        raise Fault("invalid", f"['{name}'] is invalid attribute for filtering", "HTTPBadRequest")
+
+    def wrap_list(self, ctx: "Ctx", noun: "Noun", views: list[Row], page: Page, listing: Listing) -> Any:
+        if listing.fields:
+            views = [{k: v for k, v in view.items() if k in listing.fields} for view in views]
+        body: Row = {noun.plural: views}
+        links = []
+        if listing.limit and page.rows:
+            if page.more:
+                href = self.page_url(ctx, marker=page.rows[-1][noun.key], page_reverse=None)
+                links.append({"rel": "next", "href": href})
+            if page.before:
+                href = self.page_url(ctx, marker=page.rows[0][noun.key], page_reverse="True")
+                links.append({"rel": "previous", "href": href})
+        if links:
+            body[f"{noun.plural}_links"] = links
+        return body
+
+
+class IdentityWire(Wire):
+    update_method = "PATCH"
+    statuses = {"list": 200, "show": 200, "create": 201, "update": 200, "delete": 204}
+    reserved = frozenset({"limit", "marker", "sort_key", "sort_dir", "nocatalog", "page", "per_page"})
+    max_limit = None
+    matches = ("contains", "icontains", "startswith", "istartswith", "endswith", "iendswith")
+
+    def error(self, fault: Fault, ctx: "Ctx") -> Any:
+        code = self.status(fault)
+        return {"error": {"code": code, "message": fault.message, "title": TITLES.get(code, "Error")}}
+
+    def bad(self, bad: Bad) -> Fault:
+        if bad.why == "required":
+            return Fault("invalid", bad.reason)
+        return Fault("invalid", f"Invalid input for field '{bad.path}': {bad.reason}")
+
+    def extra_envelope_keys(self, noun: "Noun", body: Row) -> bool:
+        return True
+
+    def narrowed(self, ctx: "Ctx", noun: "Noun") -> list[Condition]:
+        return []
+
+    def filtered(self, ctx: "Ctx", noun: "Noun", name: str, values: list[str]) -> Condition | None:
+        base, _, how = name.rpartition("__")
+        column, item = noun.by_wire().get(base, ("", None))
+        if how in self.matches and item is not None and item.filter is True:
+            value = values[-1]
+            target: Any = noun.c[column]
+            if how.startswith("i"):
+                target, value, how = sa.func.lower(target), value.lower(), how[1:]
+            found: Condition = getattr(target, how)(value, autoescape=True)
+            return found
+        return super().filtered(ctx, noun, name, values)
+
+    def wrap_list(self, ctx: "Ctx", noun: "Noun", views: list[Row], page: Page, listing: Listing) -> Any:
+        next_url = self.page_url(ctx, marker=page.rows[-1][noun.key]) if page.more and page.rows else None
+        query = f"?{urlencode(ctx.query, doseq=True)}" if ctx.query else ""
+        self_url = f"{ctx.base_url}{ctx.url_path}{query}"
+        return {noun.plural: views, "links": {"next": next_url, "self": self_url, "previous": None}}
+
+
+class ImageWire(Wire):
+    update_method = "PATCH"
+    statuses = {"list": 200, "show": 200, "create": 201, "update": 200, "delete": 204}
+    over_quota = 413
+    reserved = frozenset({"limit", "marker", "sort_key", "sort_dir", "sort"})
+
+    def error(self, fault: Fault, ctx: "Ctx") -> Any:
+        code = self.status(fault)
+        title = TITLES.get(code, "Error")
+        if "json" in ctx.headers.get("accept", ""):
+            return {"message": f"{fault.message}<br /><br />\n\n\n", "code": f"{code} {title}", "title": title}
+        page = f"<html>\n <head>\n  <title>{code} {title}</title>\n </head>\n <body>\n  <h1>{code} {title}</h1>\n"
+        safe = fault.message.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        return f"{page}  {safe}<br /><br />\n\n\n\n </body>\n</html>".encode()
+
+    def extra_envelope_keys(self, noun: "Noun", body: Row) -> bool:
+        return True
+
+    def limit(self, ctx: "Ctx") -> int | None:
+        asked = number(ctx.one("limit"), "limit")
+        return 25 if asked is None else min(asked, 1000)
+
+    def wrap_list(self, ctx: "Ctx", noun: "Noun", views: list[Row], page: Page, listing: Listing) -> Any:
+        """Pages are paths below the service, without scheme and host."""
+        base = ctx.url_path.removeprefix(ctx.service.prefix)
+        query = {k: v for k, v in ctx.query.items() if k != "marker"}
+        first = base + (f"?{urlencode(query, doseq=True)}" if query else "")
+        body: Row = {noun.plural: views, "first": first, "schema": f"/v2/schemas/{noun.plural}"}
+        if page.more and page.rows:
+            body["next"] = f"{base}?{urlencode(query | {'marker': page.rows[-1][noun.key]}, doseq=True)}"
+        return body
+
+
+class PlacementWire(Wire):
+    statuses = {"list": 200, "show": 200, "create": 201, "update": 200, "delete": 204}
+    max_limit = None
+    strict_query_since = (0, 0)
+
+    def error(self, fault: Fault, ctx: "Ctx") -> Any:
+        code = self.status(fault)
+        entry: Row = {
+            "status": code,
+            "title": TITLES.get(code, "Error"),
+            "detail": fault.message,
+            "request_id": ctx.request_id,
+        }
+        if fault.kind == "not_acceptable":
+            entry |= {"max_version": fault.detail["max_version"], "min_version": fault.detail["min_version"]}
+        if ctx.at >= (1, 23):
+            entry["code"] = fault.type_name or "placement.undefined_code"
+        return {"errors": [entry]}
+
+
+class PlainWire(Wire):
+    """For our own paths: hosts' agents, health."""
+
+    statuses = {"list": 200, "show": 200, "create": 201, "update": 200, "delete": 204}
+
+    def error(self, fault: Fault, ctx: "Ctx") -> Any:
+        return {"error": {"kind": fault.kind, "message": fault.message}}

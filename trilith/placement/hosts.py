@@ -1,0 +1,160 @@
+"""Hosts: what there is to place things on, and the API of their agents.
+
+A host's agent knows one URL and one credential. It says that it lives (a lease with a fencing epoch), asks for the
+wanted rows of its
+own host, and reports what it sees. Services say with `hosted()` which of their rows belong to hosts.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trilith.kernel.declare import Noun, Service, flag, ident, json, text, whole
+from trilith.kernel.errors import Fault
+from trilith.kernel.kinds import Json, MapOf, Member, Object, Text, Whole
+from trilith.kernel.request import Ctx
+from trilith.kernel.store import Tx
+from trilith.kernel.wire import PlainWire
+
+Doc = dict[str, Any]
+Row = dict[str, Any]
+
+AGENTS = Service("agent", "agent", "/agent/v1", PlainWire())
+LEASE_S = 10.0
+
+HOST = Noun(
+    AGENTS,
+    "host",
+    "/hosts",
+    dict(
+        id=ident(),
+        name=text(255),
+        number=whole(),  # its id below compute microversion 2.53
+        roles=json(default=list),
+        availability_zone=text(255, default="nova"),
+        disabled=flag(default=False),
+        disabled_reason=text(255),
+        forced_down=flag(default=False),
+        inventory=json(default=dict),  # vcpus, ram_mib, disk_gib, hypervisor_version, cpu_info ...
+        versions=json(default=dict),
+        boot_id=text(64),
+        epoch=whole(default=0),  # grows whenever another agent or another boot speaks for the host
+        seen_at_s=json(default=0.0),
+    ),
+    {},
+    key="name",
+    owner=None,
+    unique=[("name",)],
+    table="placement_hosts",
+    wakes=lambda row: ("hosts",),
+)
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """A kind of row that a host's agent looks after. `wants(tx, host)` are its documents (id, generation, ...);
+    `report(tx, host, key, generation, seen, fault)` takes what the agent saw; seen None: nothing is there any
+    more."""
+
+    kind: str
+    wants: Callable[[Tx, str], list[Doc]]
+    report: Callable[[Tx, str, str, int, Doc | None, str | None], None]
+
+
+HOSTED: dict[str, Hosted] = {}
+
+
+def hosted(
+    kind: str,
+    wants: Callable[[Tx, str], list[Doc]],
+    report: Callable[[Tx, str, str, int, Doc | None, str | None], None],
+) -> None:
+    HOSTED[kind] = Hosted(kind, wants, report)
+
+
+def topic(host: str) -> str:
+    """The hint topic of a host."""
+    return f"host:{host}"
+
+
+def is_up(row: Mapping[str, Any], now_s: float | None = None) -> bool:
+    """Whether the host's lease is running."""
+    age_s = (time.time() if now_s is None else now_s) - (row["seen_at_s"] or 0.0)
+    return age_s < LEASE_S and not row["forced_down"]
+
+
+def register(tx: Tx, name: str, host_id: str, roles: list[str], availability_zone: str) -> Row:
+    """The host of a cluster file; its row is made when it is not there."""
+    row = tx.one(HOST, name=name)
+    if row is None:
+        number = tx.count(HOST) + 1
+        new = {"id": host_id, "name": name, "number": number, "roles": roles, "availability_zone": availability_zone}
+        return tx.insert(HOST, new)
+    return tx.update(HOST, row, roles=roles)
+
+
+def _own_host(ctx: Ctx, name: str) -> Row:
+    """A host's credential opens that host's rows only."""
+    if ctx.who.host != name:
+        raise Fault("forbidden", f"This credential is not host {name}'s.")
+    return ctx.tx.get(HOST, name)
+
+
+HEARTBEAT = Object(
+    {
+        "boot_id": Member(Text(64), required=True),
+        "inventory": Member(MapOf(Json()), required=True),
+        "versions": Member(MapOf(Json()), required=True),
+        "epoch": Member(Whole(0, 2**62)),
+    },
+    open_ended=True,
+)
+
+
+@AGENTS.route("POST", "/hosts/{name}/heartbeat", "host", body=HEARTBEAT)
+def heartbeat(ctx: Ctx) -> Doc:
+    """The host lives. An agent that comes without the present epoch begins a new one, and the old one's reports are refused."""
+    row = _own_host(ctx, ctx.path["name"])
+    body = ctx.body
+    begins = body.get("epoch") != row["epoch"] or body["boot_id"] != row["boot_id"] or row["epoch"] == 0
+    epoch = row["epoch"] + 1 if begins else row["epoch"]
+    was_up = is_up(row)
+    changes = {k: body[k] for k in ("inventory", "versions", "boot_id")}
+    quiet = not begins and was_up and all(row[k] == changes[k] for k in changes)
+    if quiet:
+        ctx.tx.execute(HOST.table.update().where(HOST.c.id == row["id"]).values(seen_at_s=time.time()))
+    else:
+        ctx.tx.update(HOST, row, epoch=epoch, seen_at_s=time.time(), **changes)
+    return {"epoch": epoch, "lease_s": LEASE_S}
+
+
+@AGENTS.route("GET", "/hosts/{name}/wants", "host")
+def wants(ctx: Ctx) -> Doc:
+    """Everything that this host shall have, by kind."""
+    row = _own_host(ctx, ctx.path["name"])
+    return {kind: entry.wants(ctx.tx, row["name"]) for kind, entry in HOSTED.items()}
+
+
+REPORT = Object(
+    {
+        "epoch": Member(Whole(0, 2**62), required=True),
+        "kind": Member(Text(64), required=True),
+        "id": Member(Text(64), required=True),
+        "generation": Member(Whole(0, 2**62), required=True),
+        "seen": Member(Json(), null=True),
+        "fault": Member(Text(65535), null=True),
+    }
+)
+
+
+@AGENTS.route("POST", "/hosts/{name}/reports", "host", body=REPORT, status=204)
+def report(ctx: Ctx) -> None:
+    row = _own_host(ctx, ctx.path["name"])
+    body = ctx.body
+    if body["epoch"] != row["epoch"]:
+        raise Fault("conflict", f"Host {row['name']} speaks with epoch {row['epoch']} now, not {body['epoch']}.")
+    entry = HOSTED.get(body["kind"])
+    if entry is None:
+        raise Fault("invalid", f"No such kind: {body['kind']}")
+    entry.report(ctx.tx, row["name"], body["id"], body["generation"], body.get("seen"), body.get("fault"))
