@@ -83,7 +83,14 @@ def test_versions_of_fields_verbs_and_codes(api: Client) -> None:
 
 
 def test_bad_input_changes_nothing(api: Client) -> None:
-    for body in ({"cat": {}}, {"cat": {"name": "x" * 21}}, {"cat": {"name": 7}}, {"cat": {"name": "x", "colour": "red"}}, [], {}):
+    for body in (
+        {"cat": {}},
+        {"cat": {"name": "x" * 21}},
+        {"cat": {"name": 7}},
+        {"cat": {"name": "x", "colour": "red"}},
+        [],
+        {},
+    ):
         answer = api.post("/zoo/v1/cats", body)
         assert answer.status == 400, body
         assert answer.json["badRequest"]["code"] == 400
@@ -142,8 +149,12 @@ def test_the_network_dialect(api: Client) -> None:
     back = rest["trees_links"][0]["href"].removeprefix("http://cloud.test")
     assert api.get(back).json["trees"] == page["trees"]
     tree = many.json["trees"][0]["id"]
-    assert api.put(f"/park/trees/{tree}", {"tree": {"name": "x"}}, headers={"If-Match": "revision_number=4"}).status == 412
-    assert api.put(f"/park/trees/{tree}", {"tree": {"name": "x"}}, headers={"If-Match": "revision_number=0"}).status == 200
+    assert (
+        api.put(f"/park/trees/{tree}", {"tree": {"name": "x"}}, headers={"If-Match": "revision_number=4"}).status == 412
+    )
+    assert (
+        api.put(f"/park/trees/{tree}", {"tree": {"name": "x"}}, headers={"If-Match": "revision_number=0"}).status == 200
+    )
 
 
 def test_member_sees_no_more_than_its_project(api: Client) -> None:

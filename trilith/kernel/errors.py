@@ -37,8 +37,15 @@ class Fault(Exception):
 
 
 class Unavailable(Exception):
-    """From a driver or a plan's performer: it cannot be done now; the runner tries again later."""
+    """From a driver or a plan's performer: it cannot be done now; the runner tries again later.
+
+    `kind` is what an API caller is told where it happens inside a request; subclasses may say otherwise.
+    """
+
+    kind: Kind = "unavailable"
 
 
 class Refused(Exception):
     """From a driver: it can never be done as wanted. Terminal: the row goes to ERROR with this as its fault."""
+
+    kind: Kind = "invalid"

@@ -59,12 +59,8 @@ class App:
             reply = self._fault(ctx, ctx.service.wire.bad(bad))
         except Fault as fault:
             reply = self._fault(ctx, fault)
-        except Unavailable as error:
-            reply = self._fault(
-                ctx, Fault("unavailable", f"The service is not able to answer now: {error}. Try again.")
-            )
-        except Refused as error:
-            reply = self._fault(ctx, Fault("invalid", str(error)))
+        except (Unavailable, Refused) as error:
+            reply = self._fault(ctx, Fault(error.kind, str(error)))
         except Exception:  # the other of the two places where everything is caught
             log.exception("request failed", extra={"request_id": ctx.request_id})
             message = "Unexpected API Error. Please report this with the request id."

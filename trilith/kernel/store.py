@@ -76,8 +76,8 @@ class Tx:
     # writing
     def insert(self, noun: "Noun", row: Mapping[str, Any]) -> Row:
         """Adds a row; a broken unique rule is a conflict in the noun's own words."""
-        moment = now()
-        full = noun.blank() | {"created_at": moment, "updated_at": None, "generation": 1} | dict(row)
+        full = noun.blank() | dict(row) | {"generation": 1}
+        full["created_at"] = full.get("created_at") or now()
         full |= noun.derive(full)
         full = {name: full.get(name) for name in noun.table.c.keys()}  # noqa: SIM118 - a column collection
         with self._unique(noun, full):

@@ -381,6 +381,11 @@ class ImageWire(Wire):
     over_quota = 413
     reserved = frozenset({"limit", "marker", "sort_key", "sort_dir", "sort"})
 
+    def bad(self, bad: Bad) -> Fault:
+        if bad.why == "readonly":
+            return Fault("forbidden", f"Attribute '{bad.path}' is read-only.")
+        return super().bad(bad)
+
     def error(self, fault: Fault, ctx: "Ctx") -> Any:
         code = self.status(fault)
         title = TITLES.get(code, "Error")
@@ -399,7 +404,7 @@ class ImageWire(Wire):
 
     def wrap_list(self, ctx: "Ctx", noun: "Noun", views: list[Row], page: Page, listing: Listing) -> Any:
         """Pages are paths below the service, without scheme and host."""
-        base = ctx.url_path.removeprefix(ctx.service.prefix)
+        base = ctx.url_path.removeprefix(ctx.service.prefix.rpartition("/")[0])
         query = {k: v for k, v in ctx.query.items() if k != "marker"}
         first = base + (f"?{urlencode(query, doseq=True)}" if query else "")
         body: Row = {noun.plural: views, "first": first, "schema": f"/v2/schemas/{noun.plural}"}
