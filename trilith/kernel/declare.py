@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trilith.kernel.wire import Wire
 
 Row = dict[str, Any]
+ABSENT: Any = object()  # what `Field.show` gives where the field is left out of this view
 Use = Literal["no", "optional", "required"]
 Filter = Callable[["Ctx", list[str]], sa.ColumnElement[bool] | None]
 
@@ -237,6 +238,7 @@ class Noun:
         extension: str = "",
         envelope: str | None = "",
         update_method: str = "",
+        beside: Sequence[str] = (),
     ) -> None:
         self.service, self.name, self.path = service, name, path
         self.plural = plural or path.rsplit("/", 1)[1].removeprefix("os-").replace("-", "_")
@@ -251,6 +253,7 @@ class Noun:
         self.extension = extension
         self.envelope = name if envelope == "" else envelope
         self.update_method = update_method or service.wire.update_method
+        self.beside = frozenset(beside)
         self.identity = "id"
         self.operations: dict[str, Callable[..., Any]] = {}
         self.routes: list[Route] = []
@@ -355,7 +358,7 @@ class Noun:
             if item.see and not ctx.may(item.see, row):
                 continue
             value = item.show(row, ctx) if item.show else row.get(name)
-            if value is None and item.optional_in_view:
+            if value is ABSENT or (value is None and item.optional_in_view):
                 continue
             out[label] = value
         return out
@@ -405,7 +408,8 @@ def accept(
                 continue
             raise Bad(label_, value, f"'{label_}' is not allowed in a request to {operation}", "readonly")
         clean[name] = None if value is None and item.null else item.kind.check(value, label_, at)
-        if item.policy and not ctx.may(item.policy, None):
+        default_again = operation == "create" and clean[name] == item.default
+        if item.policy and not default_again and not ctx.may(item.policy, None):
             raise Fault(
                 "forbidden",
                 f"Policy doesn't allow {label}:{operation}:{label_} to be performed.",

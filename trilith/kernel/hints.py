@@ -47,7 +47,7 @@ class Wake(threading.Thread):
     made,
     because something may have been missed. Reconnects for ever; while the stream is away the owner polls.
 
-    Messages: ``{"wake": [topic, ...]}`` or ``{"console": session, "server_id": ..., "kind": serial|vnc|log, "lines": ...}``.
+    Messages: ``{"wake": [topic, ...]}``, and to agents ``{"console": session, "server_id": ..., "kind": ...}``.
     """
 
     def __init__(

@@ -258,7 +258,7 @@ class App:
             self._own(ctx, noun, new)
             for name in path_columns(noun):
                 new[name] = ctx.path[name]
-            new["id"] = new.get("id") or ctx.new_id()
+            new["id"] = new.get("id") or ctx.service.wire.new_id(ctx)
             if noun.quota:
                 quota.check(ctx.tx, noun.service, new[noun.owner or "project_id"], **{noun.quota.name: 1})
             custom = noun.operations.get("create")
@@ -332,7 +332,8 @@ class App:
     def _view(self, ctx: Ctx, noun: Noun, row: Row | Reply, kind: str) -> Reply:
         if isinstance(row, Reply):
             return row
-        return Reply(ctx.service.wire.wrap(noun, ctx.show(noun, row)), self._code(noun, kind, ctx))
+        wire = ctx.service.wire
+        return Reply(wire.wrap(noun, wire.chosen(ctx, ctx.show(noun, row))), self._code(noun, kind, ctx))
 
     def _finish(self, ctx: Ctx, found: Any, status: int) -> Reply:
         reply = found if isinstance(found, Reply) else Reply(found)

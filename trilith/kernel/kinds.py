@@ -258,7 +258,7 @@ class Prefix(Kind):
         try:
             if not isinstance(value, str) or (not self.loose and "/" not in value):
                 raise ValueError
-            return str(ipaddress.ip_network(value, strict=False))
+            return str(ipaddress.ip_network(value, strict=not self.loose))
         except ValueError:
             raise Bad(path, value, f"'{value}' is not a valid CIDR") from None
 

@@ -8,7 +8,10 @@ import json
 import logging
 import logging.handlers
 import os
+import sys
+import threading
 import traceback
+import types
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,3 +51,12 @@ def start_log(process: str, directory: Path, level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    sys.excepthook = _uncaught
+    threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException | None, trace: types.TracebackType | None) -> None:
+    """What ends a process or a thread stands in the log too, not only on its stderr."""
+    if error is not None and not issubclass(kind, SystemExit | KeyboardInterrupt):
+        logging.getLogger("trilith").critical("uncaught: %s", error, exc_info=(kind, error, trace))
+    sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]

@@ -101,4 +101,4 @@ class Ctx:
 
 
 def forbidden(what: str) -> Fault:
-    return Fault("forbidden", f"Policy doesn't allow {what} to be performed.", "PolicyNotAuthorized")
+    return Fault("forbidden", f"Policy doesn't allow {what} to be performed.", "PolicyNotAuthorized", what=what)

@@ -105,6 +105,10 @@ class Wire:
     def precondition(self, ctx: "Ctx", noun: "Noun", row: Row) -> None:
         """Whether a change of this row may go on: ``If-Match``."""
 
+    def new_id(self, ctx: "Ctx") -> str:
+        """The id of a new row."""
+        return ctx.new_id()
+
     # bodies
     def unwrap(self, noun: "Noun", body: Any, operation: str) -> Any:
         """The object inside a request's envelope (a list of them where `bulk`)."""
@@ -113,15 +117,19 @@ class Wire:
         if not isinstance(body, dict) or noun.envelope not in body:
             raise Bad(noun.envelope, body, f"'{noun.envelope}' is a required property", "required")
         if len(body) > 1 and not self.extra_envelope_keys(noun, body):
-            name = next(k for k in body if k != noun.envelope)
+            name = next(k for k in body if k != noun.envelope and k not in noun.beside)
             raise Bad(name, body[name], f"'{name}' was unexpected", "unknown")
         return body[noun.envelope]
 
     def extra_envelope_keys(self, noun: "Noun", body: Row) -> bool:
-        return False
+        return body.keys() - {noun.envelope} <= noun.beside
 
     def wrap(self, noun: "Noun", view: Row) -> Any:
         return view if noun.envelope is None else {noun.envelope: view}
+
+    def chosen(self, ctx: "Ctx", view: Row) -> Row:
+        """What of a single view the caller asked for."""
+        return view
 
     def wrap_list(self, ctx: "Ctx", noun: "Noun", views: list[Row], page: Page, listing: Listing) -> Any:
         body: Row = {noun.plural: views}
@@ -298,10 +306,27 @@ class NetworkWire(Wire):
             items = body[noun.plural]
             if not isinstance(items, list) or not items:
                 raise Fault("invalid", "Resources required", "HTTPBadRequest")
-            return [item[noun.name] if isinstance(item, dict) and set(item) == {noun.name} else item for item in items]
+            items = [item[noun.name] if isinstance(item, dict) and set(item) == {noun.name} else item for item in items]
+            return [self.with_project(item) for item in items]
         if not isinstance(body, dict) or noun.envelope not in body:
             raise Fault("invalid", f"Unable to find '{noun.envelope}' in request body", "HTTPBadRequest")
-        return body[noun.envelope]
+        return self.with_project(body[noun.envelope])
+
+    def with_project(self, item: Any) -> Any:
+        """``tenant_id`` is the older name of ``project_id``; where both are given they must agree."""
+        if not isinstance(item, dict) or "tenant_id" not in item:
+            return item
+        old = item["tenant_id"]
+        if item.get("project_id", old) != old:
+            raise Fault("invalid", "'project_id' and 'tenant_id' do not match", "HTTPBadRequest")
+        return {k: v for k, v in item.items() if k != "tenant_id"} | {"project_id": old}
+
+    def filtered(self, ctx: "Ctx", noun: "Noun", name: str, values: list[str]) -> Condition | None:
+        return super().filtered(ctx, noun, "project_id" if name == "tenant_id" else name, values)
+
+    def chosen(self, ctx: "Ctx", view: Row) -> Row:
+        names = [name for value in ctx.query.get("fields", []) for name in value.split(",") if name]
+        return {k: v for k, v in view.items() if k in names} if names and ctx.method in ("GET", "HEAD") else view
 
     def listing(self, ctx: "Ctx", noun: "Noun") -> Listing:
         found = super().listing(ctx, noun)
@@ -341,9 +366,15 @@ class IdentityWire(Wire):
     max_limit = None
     matches = ("contains", "icontains", "startswith", "istartswith", "endswith", "iendswith")
 
+    def new_id(self, ctx: "Ctx") -> str:
+        return ctx.new_hex()
+
     def error(self, fault: Fault, ctx: "Ctx") -> Any:
         code = self.status(fault)
-        return {"error": {"code": code, "message": fault.message, "title": TITLES.get(code, "Error")}}
+        message = fault.message
+        if what := fault.detail.get("what"):
+            message = f"You are not authorized to perform the requested action: {what}."
+        return {"error": {"code": code, "message": message, "title": TITLES.get(code, "Error")}}
 
     def bad(self, bad: Bad) -> Fault:
         if bad.why == "required":

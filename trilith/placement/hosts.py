@@ -6,9 +6,12 @@ own host, and reports what it sees. Services say with `hosted()` which of their 
 """
 
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from msgspec.json import encode
 
 from trilith.kernel.declare import Noun, Service, flag, ident, json, text, whole
 from trilith.kernel.errors import Fault
@@ -114,7 +117,7 @@ HEARTBEAT = Object(
 
 @AGENTS.route("POST", "/hosts/{name}/heartbeat", "host", body=HEARTBEAT)
 def heartbeat(ctx: Ctx) -> Doc:
-    """The host lives. An agent that comes without the present epoch begins a new one, and the old one's reports are refused."""
+    """The host lives. An agent without the present epoch begins a new one; the old one's reports are refused."""
     row = _own_host(ctx, ctx.path["name"])
     body = ctx.body
     begins = body.get("epoch") != row["epoch"] or body["boot_id"] != row["boot_id"] or row["epoch"] == 0
@@ -133,7 +136,13 @@ def heartbeat(ctx: Ctx) -> Doc:
 def wants(ctx: Ctx) -> Doc:
     """Everything that this host shall have, by kind."""
     row = _own_host(ctx, ctx.path["name"])
-    return {kind: entry.wants(ctx.tx, row["name"]) for kind, entry in HOSTED.items()}
+    return {kind: [_numbered(doc) for doc in entry.wants(ctx.tx, row["name"])] for kind, entry in HOSTED.items()}
+
+
+def _numbered(doc: Doc) -> Doc:
+    """A want's generation is a digest of the want: a report changes rows too, and must not look like a new want."""
+    doc = {name: value for name, value in doc.items() if name != "generation"}
+    return doc | {"generation": zlib.crc32(encode(doc)) | 1}
 
 
 REPORT = Object(

@@ -1,0 +1,534 @@
+"""Volumes: blocks that outlive machines.
+
+A volume lies on one storage host (`host`). Requests write what is wanted (size, deletion, uploads); the host's agent
+reports its
+file (`path`, `seen_size_gib`). Attachments are rows of their own (`attachments.py`); `attach_phase` sums them up.
+The public status is computed from these, here, and nowhere else.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from trilith.image.images import usable_image
+from trilith.kernel import quota
+from trilith.kernel.declare import ABSENT, Field, Noun, Quota, computed, flag, given, ident, json, text, time, whole
+from trilith.kernel.errors import Fault
+from trilith.kernel.kinds import Bad, Id, Json, MapOf, Text, Whole, now
+from trilith.kernel.request import Ctx
+from trilith.kernel.store import Condition, Tx
+from trilith.kernel.versions import OLDEST, v
+from trilith.placement.hosts import HOST, hosted, is_up, topic
+from trilith.volume import metadata
+from trilith.volume.types import TYPE, find_type
+from trilith.volume.versions import VOLUMES
+
+Row = dict[str, Any]
+CREATE_S = 3600.0
+DONE = ("available", "in-use", "error", "error_restoring", "error_extending", "error_managing")
+
+
+def volume_status(row: Row) -> Row:
+    """The public status, of what is wanted and what is seen: pure."""
+    if row["deleting"]:
+        status = "error_deleting" if row["fault"] else "deleting"
+    elif row["forced_status"]:
+        status = row["forced_status"]
+    elif row["path"] is None:
+        status = (
+            "error" if row["fault"] else "downloading" if (row["source"] or {}).get("kind") == "image" else "creating"
+        )
+    elif row["seen_error"]:
+        status = "error"
+    elif (row["seen_size_gib"] or 0) < row["size_gib"]:
+        status = "error_extending" if row["fault"] else "extending"
+    elif row["attach_phase"]:
+        status = row["attach_phase"]
+    elif row["uploads"]:
+        status = "uploading"
+    else:
+        status = "awaiting-transfer" if row["transferring"] else "available"
+    return {"status": status, "transient_since": _since(row, status)}
+
+
+def _since(row: Row, status: str) -> str | None:
+    if status in (*DONE, "reserved", "awaiting-transfer", "error_deleting"):
+        return None
+    return row.get("transient_since") if row.get("status") == status and row.get("transient_since") else now()
+
+
+def _only_on_get(show: Callable[[Row, Ctx], Any]) -> Callable[[Row, Ctx], Any]:
+    """Replies to changes are shorter than those to questions."""
+    return lambda row, ctx: show(row, ctx) if ctx.method == "GET" else ABSENT
+
+
+def _expand(ctx: Ctx, rows: list[Row]) -> None:
+    from trilith.volume.attachments import ATTACHMENT
+
+    ids = [row["id"] for row in rows]
+    found = ctx.tx.rows(ATTACHMENT, volume_id=ids, status="attached") if ids else []
+    names = {row["id"]: row["name"] for row in ctx.tx.rows(TYPE)} if rows else {}
+    for row in rows:
+        row["_type"] = names.get(row["type_id"])
+        row["_attachments"] = [
+            {
+                "id": row["id"],
+                "volume_id": row["id"],
+                "attachment_id": a["id"],
+                "server_id": a["server_id"],
+                "host_name": a["host"] if ctx.who.is_admin else None,
+                "device": a["device"],
+                "attached_at": a["attached_at"],
+            }
+            for a in found
+            if a["volume_id"] == row["id"]
+        ]
+
+
+def links(path: str) -> Field:
+    """The two links that every volume resource shows."""
+
+    def show(row: Row, ctx: Ctx) -> list[Row]:
+        item = f"{path}/{row['id']}"
+        return [{"rel": "self", "href": ctx.url(item)}, {"rel": "bookmark", "href": f"{ctx.base_url}/volume{item}"}]
+
+    return computed(show, brief=True)
+
+
+def _metadata_filter(ctx: Ctx, values: list[str]) -> Condition:
+    """``metadata={'key': 'value'}``: all of them."""
+    import ast
+
+    try:
+        wanted = ast.literal_eval(values[-1])
+        pairs = {str(key): str(value) for key, value in wanted.items()}
+    except (ValueError, SyntaxError, AttributeError):
+        raise Fault("invalid", f"Invalid metadata filter {values[-1]}: it must be an object.") from None
+    return sa.and_(*(VOLUME.c.metadata[key].as_string() == value for key, value in pairs.items()))
+
+
+def _bootable_filter(ctx: Ctx, values: list[str]) -> Condition:
+    return VOLUME.c.bootable.is_(values[-1].lower() == "true")  # type: ignore[no-any-return]
+
+
+def _type_name(row: Row, ctx: Ctx) -> str | None:
+    name: str | None = row.get("_type")
+    return name
+
+
+VOLUME = Noun(
+    VOLUMES,
+    "volume",
+    "/volumes",
+    dict(
+        id=ident(brief=True, sort=True, filter=True),
+        name=text(255, create="optional", update=True, null=True, brief=True, sort=True, filter=True),
+        links=links("/volumes"),
+        description=text(255, create="optional", update=True, null=True, filter=True),
+        display_name=given(Text(255), update=True, null=True),
+        display_description=given(Text(255), update=True, null=True),
+        size_gib=Field(kind=Whole(1, 2**31 - 1), wire="size", create="optional", null=True, sort=True, filter=True),
+        status=text(32, sort=True, filter=True),
+        user_id=text(64),
+        availability_zone=text(255, create="optional", null=True, sort=True, filter=True),
+        created_at=time(sort=True, filter=True),
+        updated_at=time(sort=True, filter=True),
+        attachments=computed(lambda row, ctx: row["_attachments"]),
+        type_name=Field(kind=Text(255), stored=False, show=_type_name, wire="volume_type", create="optional",
+        null=True),
+        type_id=text(64, wire="volume_type_id", since=v("3.63")),
+        snapshot_id=ident(create="optional", null=True),
+        source_volid=ident(create="optional", null=True),
+        metadata=Field(kind=MapOf(Text(255), Text(255, 1)), create="optional", update=True, null=True, default=dict),
+        bootable=flag(default=False, show=lambda row, ctx: str(row["bootable"]).lower(), sort=True,
+        filter=_bootable_filter),
+        encrypted=computed(lambda row, ctx: False),
+        replication_status=computed(lambda row, ctx: None),
+        consistencygroup_id=computed(lambda row, ctx: None),
+        multiattach=flag(create="optional", default=False, null=True),
+        migration_status=computed(lambda row, ctx: None, see="admin"),
+        project=computed(_only_on_get(lambda row, ctx: row["project_id"]), wire="os-vol-tenant-attr:tenant_id"),
+        host=text(
+            255, wire="os-vol-host-attr:host", see="admin", filter=True, sort=True,
+            show=_only_on_get(lambda row, ctx: f"{row['host']}@files#files" if row["host"] else None),
+        ),
+        migstat=computed(_only_on_get(lambda row, ctx: None), wire="os-vol-mig-status-attr:migstat", see="admin"),
+        name_id=computed(_only_on_get(lambda row, ctx: None), wire="os-vol-mig-status-attr:name_id", see="admin"),
+        image_metadata=json(wire="volume_image_metadata", show=_only_on_get(lambda row, ctx: row["image_metadata"] or
+        ABSENT)),
+        group_id=computed(lambda row, ctx: None, since=v("3.13")),
+        provider_id=computed(_only_on_get(lambda row, ctx: None), since=v("3.21"), see="admin"),
+        service_uuid=computed(lambda row, ctx: None, since=v("3.48")),
+        shared_targets=computed(lambda row, ctx: False, since=v("3.48")),
+        cluster_name=computed(lambda row, ctx: None, since=v("3.61"), see="admin"),
+        encryption_key_id=computed(lambda row, ctx: ABSENT, since=v("3.64")),
+        consumes_quota=computed(lambda row, ctx: True, since=v("3.65")),
+        readonly=flag(default=False, hidden=True),
+        # asked at creation only
+        image_ref=given(Text(255), wire="imageRef", null=True),
+        backup_id=given(Text(255), null=True),
+        asked_group=given(Text(255), wire="consistencygroup_id_", null=True),
+        hints=given(Json(), wire="OS-SCH-HNT:scheduler_hints", null=True),
+        # wanted
+        source=json(hidden=True),
+        deleting=flag(default=False, hidden=True),
+        uploads=json(default=list, hidden=True),
+        transferring=flag(default=False, hidden=True),
+        attach_phase=text(16, default="", hidden=True),
+        forced_status=text(32, hidden=True),
+        # seen
+        path=text(1024, hidden=True),
+        seen_size_gib=whole(hidden=True),
+        seen_error=text(65535, hidden=True),
+        fault=text(65535, hidden=True),
+        transient_since=time(hidden=True),
+    ),
+    dict(list="reader", show="reader", create="member", update="member", delete="member"),
+    detail=True,
+    quota=Quota("volumes", 10),
+    derive=volume_status,
+    expand=_expand,
+    wakes=lambda row: (topic(row["host"]), "volumes") if row["host"] else ("volumes",),
+    filters={"metadata": _metadata_filter, "all_tenants": lambda ctx, values: None, "project_id": lambda ctx, values:
+    _project(ctx, values)},
+)  # fmt: skip
+VOLUME.fields.pop("asked_group")
+metadata.declare(VOLUME)
+
+
+def _project(ctx: Ctx, values: list[str]) -> Condition | None:
+    return VOLUME.c.project_id == values[-1] if ctx.who.is_admin else None
+
+
+def _gigabytes(tx: Tx, project_id: str) -> int:
+    from trilith.volume.snapshots import SNAPSHOT
+
+    total = 0
+    for noun in (VOLUME, SNAPSHOT):
+        column = noun.c.size_gib if noun is VOLUME else noun.c.volume_size_gib
+        total += tx.scalar(sa.select(sa.func.coalesce(sa.func.sum(column), 0)).where(noun.c.project_id == project_id))
+    return total
+
+
+VOLUMES.quota("gigabytes", 1000, _gigabytes)
+VOLUMES.quota("per_volume_gigabytes", -1, lambda tx, project_id: 0)
+VOLUMES.quota("backups", 10, lambda tx, project_id: 0)
+VOLUMES.quota("backup_gigabytes", 1000, lambda tx, project_id: 0)
+VOLUMES.quota("groups", 10, lambda tx, project_id: 0)
+
+
+@VOLUME.on("create")
+def create(ctx: Ctx, new: Row) -> Row:
+    if new.get("backup_id"):
+        raise Fault("invalid", "Backups are not offered by this cloud: leave backup_id out.")
+    sources = [name for name in ("snapshot_id", "source_volid", "image_ref") if new.get(name)]
+    if len(sources) > 1:
+        raise Fault("invalid", f"Give one of snapshot_id, source_volid, imageRef, not {' and '.join(sources)}.")
+    for name in ("snapshot_id", "source_volid"):
+        if new.get(name):
+            ctx.find(_snapshots() if name == "snapshot_id" else VOLUME, new[name])
+    return make_volume(
+        ctx.tx,
+        lambda: new["id"],
+        project_id=new["project_id"],
+        user_id=ctx.who.user_id,
+        size_gib=new["size_gib"],
+        name=new["name"] if new["name"] is not None else new.get("display_name"),
+        description=new["description"] if new["description"] is not None else new.get("display_description"),
+        image_id=new.get("image_ref"),
+        snapshot_id=new["snapshot_id"],
+        source_volume_id=new["source_volid"],
+        volume_type=new.get("type_name"),
+        availability_zone=new["availability_zone"],
+        metadata=new["metadata"] or {},
+        multiattach=bool(new["multiattach"]),
+        is_admin=ctx.who.is_admin,
+        counted=True,
+    )
+
+
+def _snapshots() -> Noun:
+    from trilith.volume.snapshots import SNAPSHOT
+
+    return SNAPSHOT
+
+
+def make_volume(
+    tx: Tx,
+    new_id: Callable[[], str],
+    *,
+    project_id: str,
+    user_id: str,
+    size_gib: int | None,
+    name: str | None = None,
+    description: str | None = None,
+    image_id: str | None = None,
+    snapshot_id: str | None = None,
+    source_volume_id: str | None = None,
+    volume_type: str | None = None,
+    availability_zone: str | None = None,
+    metadata: dict[str, str] | None = None,
+    multiattach: bool = False,
+    is_admin: bool = False,
+    counted: bool = False,
+) -> Row:
+    """The wanted row of a new volume; its storage host makes it. `counted`: the number of volumes was checked already."""
+    source: Row | None = None
+    origin: Row | None = None
+    bootable, image_metadata = False, None
+    if image_id:
+        image = usable_image(tx, project_id, is_admin, image_id)
+        least = max(image["min_disk_gib"] or 0, _gib(max(image["virtual_size_bytes"] or 0, image["size_bytes"] or 0)))
+        size_gib = _at_least(size_gib, least, f"image {image_id}")
+        source = {"kind": "image", "image_id": image_id, "image_format": image["disk_format"]}
+        bootable, image_metadata = True, _image_metadata(image)
+    elif snapshot_id:
+        snapshot = tx.get(_snapshots(), snapshot_id)
+        if snapshot["status"] != "available":
+            raise Fault("invalid", f"Invalid snapshot: its status must be available, it is {snapshot['status']}.")
+        origin = tx.get(VOLUME, snapshot["volume_id"])
+        size_gib = _at_least(size_gib, snapshot["volume_size_gib"], f"snapshot {snapshot_id}", fill=True)
+        source = {"kind": "snapshot", "snapshot_id": snapshot_id, "volume_id": origin["id"]}
+        bootable, image_metadata = origin["bootable"], origin["image_metadata"]
+    elif source_volume_id:
+        origin = tx.get(VOLUME, source_volume_id)
+        if origin["status"] not in ("available", "in-use"):
+            raise Fault("invalid", f"Invalid volume: status must be available or in-use, it is {origin['status']}.")
+        size_gib = _at_least(size_gib, origin["size_gib"], f"volume {source_volume_id}", fill=True)
+        source = {"kind": "volume", "volume_id": origin["id"]}
+        bootable, image_metadata = origin["bootable"], origin["image_metadata"]
+    if size_gib is None:
+        raise Fault("invalid", "Invalid input received: 'size' is a required property")
+    host = origin["host"] if origin else None
+    kind = find_type(tx, volume_type)
+    quota.check(tx, VOLUMES, project_id, gigabytes=size_gib, **({} if counted else {"volumes": 1}))
+    host = host or choose_host(tx, availability_zone)
+    return tx.insert(
+        VOLUME,
+        {
+            "id": new_id(),
+            "project_id": project_id,
+            "user_id": user_id,
+            "name": name,
+            "description": description,
+            "size_gib": size_gib,
+            "source": source,
+            "source_volid": source_volume_id,
+            "snapshot_id": snapshot_id,
+            "type_id": kind["id"],
+            "availability_zone": availability_zone or (_zone(tx, host) if host else "nova"),
+            "metadata": metadata or {},
+            "multiattach": multiattach or kind["extra_specs"].get("multiattach") == "<is> True",
+            "bootable": bootable,
+            "image_metadata": image_metadata,
+            "host": host,
+            "fault": None if host else "No storage host is up in this availability zone.",
+        },
+    )
+
+
+def _gib(size_bytes: int) -> int:
+    return -(-size_bytes // (1 << 30))
+
+
+def _at_least(size_gib: int | None, least: int, what: str, fill: bool = False) -> int | None:
+    if size_gib is None:
+        return least if fill else None
+    if size_gib < least:
+        raise Fault("invalid", f"Volume size {size_gib}GB cannot be smaller than the {least}GB of {what}.")
+    return size_gib
+
+
+def _image_metadata(image: Row) -> Row:
+    found = {key: str(value) for key, value in (image["extra"] or {}).items()}
+    found |= {"image_id": image["id"], "image_name": image["name"] or "", "disk_format": image["disk_format"]}
+    found |= {"container_format": image["container_format"], "checksum": image["checksum"] or ""}
+    found |= {
+        "size": str(image["size_bytes"]),
+        "min_disk": str(image["min_disk_gib"]),
+        "min_ram": str(image["min_ram_mib"]),
+    }
+    return found
+
+
+def choose_host(tx: Tx, availability_zone: str | None) -> str | None:
+    """The storage host that is up and holds least."""
+    hosts = [h for h in tx.rows(HOST) if "storage" in h["roles"] and is_up(h) and not h["disabled"]]
+    if availability_zone:
+        if not any(h["availability_zone"] == availability_zone for h in tx.rows(HOST)):
+            raise Fault("invalid", f"Availability zone '{availability_zone}' is invalid.")
+        hosts = [h for h in hosts if h["availability_zone"] == availability_zone]
+    held = sa.select(VOLUME.c.host, sa.func.sum(VOLUME.c.size_gib).label("gib")).group_by(VOLUME.c.host)
+    gib = {row["host"]: row["gib"] for row in tx.select(held)}
+    return min((h["name"] for h in hosts), key=lambda name: (gib.get(name, 0), name), default=None)
+
+
+def _zone(tx: Tx, host: str) -> str:
+    return str(tx.get(HOST, host)["availability_zone"])
+
+
+@VOLUME.on("update")
+def update(ctx: Ctx, row: Row, changes: Row) -> Row:
+    for old, new in (("display_name", "name"), ("display_description", "description")):
+        if old in changes:
+            changes.setdefault(new, changes[old])
+            del changes[old]
+    if not changes:
+        raise Fault("invalid", "At least one of name, description and metadata must be given.")
+    return ctx.tx.update(VOLUME, row, **changes)
+
+
+@VOLUME.on("delete")
+def delete(ctx: Ctx, row: Row) -> None:
+    cascade = str(ctx.one("cascade", "false")).lower() == "true"
+    force = ctx.at >= v("3.23") and str(ctx.one("force", "false")).lower() == "true"
+    if force:
+        ctx.require("admin", "volume:volumes:force_delete", row)
+    drop_volume(ctx.tx, row, cascade=cascade, force=force)
+
+
+def drop_volume(tx: Tx, row: Row, cascade: bool = False, force: bool = False) -> None:
+    """The volume shall go: its host takes the file away, then the row goes."""
+    from trilith.volume.attachments import ATTACHMENT
+
+    snapshots = tx.rows(_snapshots(), volume_id=row["id"])
+    good = ("available", "error", "error_restoring", "error_extending", "error_managing", "error_deleting")
+    if row["deleting"] and not row["fault"]:
+        return
+    if row["status"] not in good and not (force and not row["attach_phase"]):
+        states = " or ".join(good)
+        message = f"Invalid volume: Volume status must be {states}, it is {row['status']}: detach it or wait first."
+        raise Fault("invalid", message)
+    if snapshots and not cascade:
+        raise Fault("invalid", f"Invalid volume: Volume {row['id']} has {len(snapshots)} snapshots: delete them first.")
+    if tx.count(ATTACHMENT, volume_id=row["id"]):
+        raise Fault("invalid", f"Invalid volume: Volume {row['id']} is still attached: detach it first.")
+    for snapshot in snapshots:
+        tx.delete(_snapshots(), snapshot)
+    if row["host"] is None:
+        tx.delete(VOLUME, row)
+        return
+    tx.update(VOLUME, row, deleting=True, fault=None, forced_status=None)
+
+
+def disk_document(tx: Tx, row: Row) -> Row:
+    """What a machine's want says of the volume."""
+    ready = row["path"] is not None and not row["seen_error"]
+    return {
+        "volume_id": row["id"],
+        "path": row["path"] if ready else None,
+        "format": "qcow2",
+        "size_gib": row["size_gib"],
+        "serial": row["id"][:20],
+        "readonly": row["readonly"],
+    }
+
+
+# the storage host's agent
+def wants(tx: Tx, host: str) -> list[Row]:
+    from trilith.volume.attachments import ATTACHMENT
+
+    rows = tx.rows(VOLUME, host=host)
+    ids = [row["id"] for row in rows]
+    attached = {
+        a["volume_id"]: a["server_id"] for a in tx.rows(ATTACHMENT, status=["attached", "attaching", "detaching"])
+    }
+    snapshots: dict[str, list[str]] = {}
+    for snapshot in tx.rows(_snapshots(), volume_id=ids) if ids else []:
+        if not snapshot["deleting"]:
+            snapshots.setdefault(snapshot["volume_id"], []).append(snapshot["id"])
+    # a snapshot that a volume is still being made of stays
+    for row in rows:
+        source = row["source"] or {}
+        if row["path"] is None and source.get("kind") == "snapshot" and not row["deleting"]:
+            kept = snapshots.setdefault(source["volume_id"], [])
+            if source["snapshot_id"] not in kept:
+                kept.append(source["snapshot_id"])
+    return [
+        {
+            "id": row["id"],
+            "present": not row["deleting"],
+            "size_gib": row["size_gib"],
+            "format": "qcow2",
+            "source": row["source"],
+            "snapshots": sorted(snapshots.get(row["id"], [])),
+            "uploads": row["uploads"],
+            "attached_server": attached.get(row["id"]),
+        }
+        for row in rows
+    ]
+
+
+def report(tx: Tx, host: str, key: str, generation: int, seen: Row | None, fault: str | None) -> None:
+    from trilith.image.images import IMAGE
+
+    row = tx.one(VOLUME, id=key, host=host)
+    if row is None:
+        return
+    if row["deleting"] and seen is None and fault is None:
+        tx.delete(VOLUME, row)
+        return
+    seen = seen or {"path": None, "size_gib": 0, "snapshots": [], "uploads_done": [], "error": None}
+    uploads = [u for u in row["uploads"] if tx.count(IMAGE, IMAGE.c.id == u["image_id"], IMAGE.c.phase != "active")]
+    tx.update(
+        VOLUME,
+        row,
+        touch=False,
+        path=seen["path"],
+        seen_size_gib=seen["size_gib"],
+        seen_error=seen["error"],
+        uploads=uploads,
+        fault=fault,
+    )
+    _report_snapshots(tx, row, set(seen["snapshots"]), fault)
+
+
+def _report_snapshots(tx: Tx, row: Row, there: set[str], fault: str | None) -> None:
+    noun = _snapshots()
+    for snapshot in tx.rows(noun, volume_id=row["id"]):
+        if snapshot["deleting"] and snapshot["id"] not in there:
+            tx.delete(noun, snapshot)
+        elif not snapshot["deleting"] and (snapshot["id"] in there) != snapshot["seen"]:
+            tx.update(noun, snapshot, touch=False, seen=snapshot["id"] in there, fault=None)
+        elif not snapshot["deleting"] and snapshot["id"] not in there and fault:
+            tx.update(noun, snapshot, touch=False, fault=fault)
+
+
+hosted("volume", wants, report)
+
+
+def sweep(tx: Tx) -> None:
+    """What stayed in between for too long is an error, and says why."""
+    late = (datetime.now(UTC) - timedelta(seconds=CREATE_S)).replace(tzinfo=None).isoformat(timespec="microseconds")
+    for row in tx.rows(VOLUME, VOLUME.c.transient_since < late, VOLUME.c.fault.is_(None)):
+        if row["status"] in ("creating", "downloading", "extending"):
+            tx.update(
+                VOLUME,
+                row,
+                fault=f"Still {row['status']} after {CREATE_S:.0f} s: host {row['host']} does not get on.",
+            )
+        elif row["status"] == "uploading":
+            tx.update(VOLUME, row, uploads=[])
+
+
+@VOLUME.route("GET", "/summary", "reader", member=False, since=v("3.12"))
+def summary(ctx: Ctx) -> Row:
+    where = ctx.service.wire.narrowed(ctx, VOLUME) + [c for c in [VOLUME.scope(ctx)] if c is not None]
+    rows = ctx.tx.rows(VOLUME, *where)
+    found: Row = {"total_size": sum(row["size_gib"] for row in rows), "total_count": len(rows)}
+    if ctx.at >= v("3.36"):
+        merged: dict[str, list[str]] = {}
+        for row in rows:
+            for key, value in row["metadata"].items():
+                merged.setdefault(key, []).append(value)
+        found["metadata"] = {key: sorted(set(values)) for key, values in merged.items()}
+    return {"volume-summary": found}
+
+
+def check_id(value: str, name: str) -> None:
+    try:
+        Id().check(value, name, OLDEST)
+    except Bad:
+        raise Fault("invalid", f"Invalid {name}: {value}") from None
