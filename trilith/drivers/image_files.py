@@ -2,7 +2,7 @@
 
 Bytes stream in; hashes and format inspection run on the stream: nothing is whole in memory, nothing is read twice.
 A file gets its public name only after it was inspected, hashed and synced. An upload has three endings: published,
-discarded, or (its process was killed) a part that nobody holds locked, which `sweep` takes away.
+discarded, or (its process was killed) a part that nobody holds locked, which a later upload sweeps away.
 
     incoming/<image id>.<random>   being received, locked by its writer
     staging/<image id>             staged for a later import, not inspected yet
@@ -66,6 +66,7 @@ class Stored:
     detected_format: str
     virtual_size_bytes: int | None
     part: Path
+    inode: int
     os_hash_algo: str = "sha512"
 
 
@@ -77,6 +78,7 @@ class ImageFiles:
     """
 
     def __init__(self, directory: Path, unrecognized_ok: bool = False) -> None:
+        self.directory = directory
         self.unrecognized_ok = unrecognized_ok
         self._data = make_directory(directory / "data", 0o700)
         self._incoming = make_directory(directory / "incoming", 0o700)
@@ -121,21 +123,25 @@ class ImageFiles:
                 size_bytes = _pour(inspector or stream, file, (md5, sha512), max_bytes, expected_size_bytes)
                 detected, virtual_size_bytes = self._judge(inspector, disk_format, size_bytes)
                 _sync(file)
+                inode = os.fstat(file.fileno()).st_ino
             kept = True
         finally:
             if not kept:
                 part.unlink(missing_ok=True)
-        return Stored(image_id, size_bytes, md5.hexdigest(), sha512.hexdigest(), detected, virtual_size_bytes, part)
+        return Stored(
+            image_id, size_bytes, md5.hexdigest(), sha512.hexdigest(), detected, virtual_size_bytes, part, inode
+        )
 
     def publish(self, stored: Stored) -> None:
         """Give a received image its name. Call it inside the transaction that makes the row active, so that of
-        two rival uploads the one whose row was written is the one whose bytes stay. `Unavailable` if swept away."""
+        two rival uploads the one whose row was written is the one whose bytes stay. Doing it again does no harm.
+        `Unavailable` if it lay so long that it was swept away."""
+        final = self._data / stored.image_id
         try:
-            publish(stored.part, self._data / stored.image_id)
+            publish(stored.part, final)
         except FileNotFoundError as error:
-            raise Unavailable(
-                f"The upload of image {stored.image_id} lay too long and was removed; repeat it."
-            ) from error
+            if not final.exists() or final.stat().st_ino != stored.inode:
+                raise Unavailable(f"The upload of image {stored.image_id} lay too long; repeat it.") from error
 
     def discard(self, stored: Stored) -> None:
         """Drop a received image that is not to be published."""
@@ -214,6 +220,7 @@ class ImageFiles:
         return removed
 
     def _new_part(self, image_id: str) -> tuple[Path, IO[bytes]]:
+        self.sweep()
         try:
             fd, name = tempfile.mkstemp(prefix=f"{check_name(image_id)}.", dir=self._incoming)
         except OSError as error:

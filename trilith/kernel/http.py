@@ -99,6 +99,8 @@ class App:
         raw = b"" if streams else self._read(ctx)
         if not public:
             ctx.who = self.store.read(lambda tx: self.authenticate(tx, ctx.headers))
+            if ctx.who.may_call and not ctx.who.may_call(ctx.service.type, ctx.method, ctx.url_path):
+                raise forbidden(f"{ctx.method} {ctx.url_path}")
         if ctx.service.versions:
             ctx.at = ctx.service.versions.oldest
             ctx.at = ctx.service.versions.asked(ctx.headers)
@@ -106,7 +108,10 @@ class App:
         ctx.path |= dict(zip(variables(operation), ctx.path_values, strict=True))
         if not streams:
             ctx.body = self._parse(ctx, operation, raw)
-        return self._run(ctx, operation)
+        reply = self._run(ctx, operation)
+        if callable(reply.body):
+            reply.body = reply.body()
+        return reply
 
     def _route(self, ctx: Ctx) -> list[Operation]:
         """The operations of this path and method; [] where there are none."""

@@ -152,7 +152,7 @@ class Flag(Kind):
     def from_query(self, value: str, path: str) -> bool:
         if value == "":
             return True
-        return self.check(value, path, OLDEST)
+        return Flag().check(value, path, OLDEST)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Principal:
     project_domain_id: str | None = None
     token: Mapping[str, Any] = field(default_factory=dict)
     host: str | None = None  # set for a host's agent
+    may_call: Callable[[str, str, str], bool] | None = None  # (service type, method, path): a limited token
 
     @property
     def is_admin(self) -> bool:

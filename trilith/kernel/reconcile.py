@@ -139,6 +139,8 @@ class Runner:
                 self.last_round = time.monotonic()
             except Unavailable as error:
                 log.warning("source away: %s", error)
+            except Exception:  # the same place: a round that failed is tried again by the clock
+                log.exception("round failed")
             self._wake.wait(self.resync_s)
         self._pool.shutdown(wait=True, cancel_futures=True)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Reply:
     """A reply that is not simply a JSON body with the operation's usual status."""
 
-    body: Any = None  # JSON; bytes or an iterable of bytes are sent as they are
+    body: Any = None  # JSON; bytes or an iterable of bytes are sent as they are; a function makes it after the commit
     status: int | None = None
     headers: list[tuple[str, str]] = field(default_factory=list)
 

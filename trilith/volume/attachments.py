@@ -59,9 +59,15 @@ def sum_up(tx: Tx, volume: Row) -> Row:
     return tx.update(VOLUME, tx.get(VOLUME, volume["id"]), attach_phase=PHASES.get(first, first), forced_status=None)
 
 
-def reserve(tx: Tx, new_id: Callable[[], str], volume: Row, *, server_id: str | None, mode: str = "rw") -> Row:
-    """The volume is promised to a server; `Fault` when it cannot be given."""
-    free = volume["status"] == "available" or (volume["multiattach"] and volume["status"] in ("in-use", "reserved"))
+def reserve(
+    tx: Tx, new_id: Callable[[], str], volume: Row, *, server_id: str | None, mode: str = "rw", made_for: bool = False
+) -> Row:
+    """The volume is promised to a server; `Fault` when it cannot be given. `made_for`: it is being made for it."""
+    free = (
+        made_for
+        or volume["status"] == "available"
+        or (volume["multiattach"] and volume["status"] in ("in-use", "reserved"))
+    )
     if not free:
         message = f"Invalid volume: Volume {volume['id']} status must be available or downloading to reserve, "
         raise Fault("invalid", f"{message}but the current status is {volume['status']}.")
@@ -74,11 +80,19 @@ def reserve(tx: Tx, new_id: Callable[[], str], volume: Row, *, server_id: str | 
 
 
 def attach(
-    tx: Tx, new_id: Callable[[], str], volume: Row, *, server_id: str, host: str | None, device: str, mode: str = "rw"
+    tx: Tx,
+    new_id: Callable[[], str],
+    volume: Row,
+    *,
+    server_id: str,
+    host: str | None,
+    device: str,
+    mode: str = "rw",
+    made_for: bool = False,
 ) -> Row:
     """A server shall have the volume: reserve (unless it did) and begin to attach."""
     row = tx.one(ATTACHMENT, volume_id=volume["id"], server_id=server_id)
-    row = row or reserve(tx, new_id, volume, server_id=server_id, mode=mode)
+    row = row or reserve(tx, new_id, volume, server_id=server_id, mode=mode, made_for=made_for)
     row = tx.update(ATTACHMENT, row, status="attaching", host=host, device=device)
     sum_up(tx, volume)
     return row

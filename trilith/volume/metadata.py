@@ -17,18 +17,17 @@ def declare(noun: Noun) -> None:
     """Adds the operations; the noun's rows have a `metadata` column."""
 
     def _set(ctx: Ctx, row: Row, metadata: Row) -> Row:
-        ctx.require("member", f"volume:{noun.plural}:metadata", row)
         return dict(ctx.tx.update(noun, row, metadata=metadata)["metadata"])
 
     @noun.route("GET", "/{id}/metadata", "reader")
     def show(ctx: Ctx, row: Row) -> Row:
         return {"metadata": row["metadata"]}
 
-    @noun.route("POST", "/{id}/metadata", "reader", body=WHOLE)
+    @noun.route("POST", "/{id}/metadata", "member", body=WHOLE)
     def merge(ctx: Ctx, row: Row) -> Row:
         return {"metadata": _set(ctx, row, row["metadata"] | ctx.body["metadata"])}
 
-    @noun.route("PUT", "/{id}/metadata", "reader", body=WHOLE)
+    @noun.route("PUT", "/{id}/metadata", "member", body=WHOLE)
     def replace(ctx: Ctx, row: Row) -> Row:
         return {"metadata": _set(ctx, row, ctx.body["metadata"])}
 
@@ -36,14 +35,14 @@ def declare(noun: Noun) -> None:
     def show_one(ctx: Ctx, row: Row) -> Row:
         return {"meta": {ctx.path["key"]: _value(ctx, row)}}
 
-    @noun.route("PUT", "/{id}/metadata/{key}", "reader", body=ONE)
+    @noun.route("PUT", "/{id}/metadata/{key}", "member", body=ONE)
     def set_one(ctx: Ctx, row: Row) -> Row:
         if set(ctx.body["meta"]) != {ctx.path["key"]}:
             raise Fault("invalid", "Request body and URI mismatch")
         _set(ctx, row, row["metadata"] | ctx.body["meta"])
         return {"meta": ctx.body["meta"]}
 
-    @noun.route("DELETE", "/{id}/metadata/{key}", "reader")
+    @noun.route("DELETE", "/{id}/metadata/{key}", "member")
     def remove_one(ctx: Ctx, row: Row) -> None:
         _value(ctx, row)
         _set(ctx, row, {key: value for key, value in row["metadata"].items() if key != ctx.path["key"]})

@@ -16,7 +16,7 @@ from trilith.image.images import usable_image
 from trilith.kernel import quota
 from trilith.kernel.declare import ABSENT, Field, Noun, Quota, computed, flag, given, ident, json, text, time, whole
 from trilith.kernel.errors import Fault
-from trilith.kernel.kinds import Bad, Id, Json, MapOf, Text, Whole, now
+from trilith.kernel.kinds import Bad, Id, Json, MapOf, Null, Text, Whole, now
 from trilith.kernel.request import Ctx
 from trilith.kernel.store import Condition, Tx
 from trilith.kernel.versions import OLDEST, v
@@ -113,6 +113,11 @@ def _bootable_filter(ctx: Ctx, values: list[str]) -> Condition:
     return VOLUME.c.bootable.is_(values[-1].lower() == "true")  # type: ignore[no-any-return]
 
 
+def _never(**more: Any) -> Field:
+    """Shown as null; null is taken too, since clients send it."""
+    return Field(kind=Null(), stored=False, create="optional", null=True, show=lambda row, ctx: None, **more)
+
+
 def _type_name(row: Row, ctx: Ctx) -> str | None:
     name: str | None = row.get("_type")
     return name
@@ -146,7 +151,7 @@ VOLUME = Noun(
         filter=_bootable_filter),
         encrypted=computed(lambda row, ctx: False),
         replication_status=computed(lambda row, ctx: None),
-        consistencygroup_id=computed(lambda row, ctx: None),
+        consistencygroup_id=_never(),
         multiattach=flag(create="optional", default=False, null=True),
         migration_status=computed(lambda row, ctx: None, see="admin"),
         project=computed(_only_on_get(lambda row, ctx: row["project_id"]), wire="os-vol-tenant-attr:tenant_id"),
@@ -158,7 +163,7 @@ VOLUME = Noun(
         name_id=computed(_only_on_get(lambda row, ctx: None), wire="os-vol-mig-status-attr:name_id", see="admin"),
         image_metadata=json(wire="volume_image_metadata", show=_only_on_get(lambda row, ctx: row["image_metadata"] or
         ABSENT)),
-        group_id=computed(lambda row, ctx: None, since=v("3.13")),
+        group_id=_never(since=v("3.13")),
         provider_id=computed(_only_on_get(lambda row, ctx: None), since=v("3.21"), see="admin"),
         service_uuid=computed(lambda row, ctx: None, since=v("3.48")),
         shared_targets=computed(lambda row, ctx: False, since=v("3.48")),
@@ -169,7 +174,6 @@ VOLUME = Noun(
         # asked at creation only
         image_ref=given(Text(255), wire="imageRef", null=True),
         backup_id=given(Text(255), null=True),
-        asked_group=given(Text(255), wire="consistencygroup_id_", null=True),
         hints=given(Json(), wire="OS-SCH-HNT:scheduler_hints", null=True),
         # wanted
         source=json(hidden=True),
@@ -194,7 +198,6 @@ VOLUME = Noun(
     filters={"metadata": _metadata_filter, "all_tenants": lambda ctx, values: None, "project_id": lambda ctx, values:
     _project(ctx, values)},
 )  # fmt: skip
-VOLUME.fields.pop("asked_group")
 metadata.declare(VOLUME)
 
 
@@ -274,7 +277,7 @@ def make_volume(
     is_admin: bool = False,
     counted: bool = False,
 ) -> Row:
-    """The wanted row of a new volume; its storage host makes it. `counted`: the number of volumes was checked already."""
+    """The wanted row of a new volume; its host makes it. `counted`: the number of volumes was checked already."""
     source: Row | None = None
     origin: Row | None = None
     bootable, image_metadata = False, None
@@ -449,6 +452,7 @@ def wants(tx: Tx, host: str) -> list[Row]:
     return [
         {
             "id": row["id"],
+            "generation": row["generation"],
             "present": not row["deleting"],
             "size_gib": row["size_gib"],
             "format": "qcow2",

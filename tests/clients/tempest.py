@@ -1,0 +1,129 @@
+"""Tempest, unmodified, against a cloud that this starts: ``python -m tests.clients.tempest interop|smoke|REGEX``."""
+
+import configparser
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.clients.cloud import ROOT, Cloud
+
+BIN = ROOT / ".venv-clients/bin"
+SETS = {"smoke": ["--smoke"], "core": ["--regex", "^tempest\\.(api|scenario)"]}
+ENTRY = (
+    "tempest.api.identity.v3.test_tokens",
+    "tempest.api.compute.servers.test_create_server",
+    "tempest.scenario.test_network_basic_ops.TestNetworkBasicOps.test_network_basic_ops",
+    "tempest.scenario.test_minimum_basic.TestMinimumBasicScenario.test_minimum_basic_scenario",
+    "tempest.scenario.test_volume_boot_pattern.TestVolumeBootPattern.test_volume_boot_pattern",
+)
+
+
+def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
+    auth = cloud.clouds()[cloud.names["admin"]]["auth"]
+    image = cloud.named("/image/v2/images", "trilith-guest")["id"]
+    flavors = {f["name"]: f["id"] for f in cloud.get("/compute/v2.1/flavors")["flavors"]}
+    public = cloud.named("/networking/v2.0/networks", "public")["id"]
+    extensions = [e["alias"] for e in cloud.get("/networking/v2.0/extensions")["extensions"]]
+    return {
+        "DEFAULT": {"log_file": "tempest.log", "debug": "true"},
+        "oslo_concurrency": {"lock_path": str(workspace / "locks")},
+        "auth": {
+            "use_dynamic_credentials": "true",
+            "admin_username": auth["username"],
+            "admin_password": auth["password"],
+            "admin_project_name": auth["project_name"],
+            "admin_domain_name": "Default",
+            "tempest_roles": "member",
+        },
+        "identity": {
+            "uri_v3": f"http://127.0.0.1:{cloud.port}/identity/v3",
+            "auth_version": "v3",
+            "region": "RegionOne",
+        },
+        "identity-feature-enabled": {"application_credentials": "true", "trust": "false"},
+        "service_available": {"swift": "false", "cinder": "true", "nova": "true", "neutron": "true", "glance": "true"},
+        "compute": {
+            "image_ref": image,
+            "image_ref_alt": image,
+            "flavor_ref": flavors["m1.nano"],
+            "flavor_ref_alt": flavors["m1.micro"],
+            "min_microversion": "2.1",
+            "max_microversion": "2.104",
+            "build_timeout": "180",
+        },
+        "compute-feature-enabled": {
+            "resize": "true",
+            "console_output": "true",
+            "vnc_console": "true",
+            "serial_console": "false",
+            "suspend": "true",
+            "pause": "true",
+            "shelve": "false",
+            "rescue": "false",
+            "cold_migration": "false",
+            "live_migration": "false",
+            "attach_encrypted_volume": "false",
+            "config_drive": "true",
+        },
+        "image": {"http_image": ""},
+        "image-feature-enabled": {"import_image": "true", "image_format_enforcement": "true"},
+        "network": {"public_network_id": public, "project_network_cidr": "10.100.0.0/16"},
+        "network-feature-enabled": {"floating_ips": "true", "ipv6": "true", "api_extensions": ",".join(extensions)},
+        "volume": {
+            "build_timeout": "120",
+            "min_microversion": "3.0",
+            "max_microversion": "3.71",
+            "catalog_type": "block-storage",
+        },
+        "volume-feature-enabled": {"backup": "false", "multi_backend": "false", "snapshot": "true", "clone": "true"},
+        "validation": {
+            "run_validation": "true",
+            "image_ssh_user": "root",
+            "connect_method": "floating",
+            "ssh_timeout": "180",
+            "ping_timeout": "120",
+            "ssh_key_type": "ecdsa",
+        },
+        "scenario": {"dhcp_client": "udhcpc"},
+    }
+
+
+def prepare(cloud: Cloud) -> Path:
+    """A Tempest workspace for this cloud."""
+    workspace = cloud.state / "tempest"
+    env = {**os.environ, "HOME": str(cloud.home)}
+    subprocess.run([BIN / "tempest", "init", workspace], check=True, capture_output=True, env=env, cwd=cloud.state)
+    parser = configparser.ConfigParser()
+    parser.read_dict(configuration(cloud, workspace))
+    with open(workspace / "etc/tempest.conf", "w") as file:
+        parser.write(file)
+    return workspace
+
+
+def run(cloud: Cloud, workspace: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """``tempest run`` with these words; its output is text that ends with the totals."""
+    path = f"{BIN}:{os.environ['PATH']}"
+    env = {**os.environ, "HOME": str(cloud.home), "PATH": path, "PYTHONUNBUFFERED": "1"}
+    command = [str(BIN / "tempest"), "run", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=workspace)
+
+
+def main() -> int:
+    chosen = sys.argv[1] if len(sys.argv) > 1 else "smoke"
+    cloud = Cloud(port=18784)
+    try:
+        cloud.up()
+        words = SETS.get(chosen, ["--regex", chosen])
+        if chosen == "entry":
+            words = ["--regex", "|".join(f"^{name}".replace(".", "\\.") for name in ENTRY)]
+        done = run(cloud, prepare(cloud), *words, "--concurrency", "2")
+        print(done.stdout[-20000:], done.stderr[-2000:])
+        return done.returncode
+    finally:
+        cloud.down()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""A stand-in for the API, its bootstrap and its controller: just enough for the processes around them."""

@@ -1,0 +1,5 @@
+from trilith.cluster.state import Settings, State
+
+
+def bootstrap(state: State, settings: Settings) -> None:
+    (state.root / "bootstrapped").touch()

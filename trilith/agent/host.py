@@ -1,0 +1,77 @@
+"""What a host is made of: its drivers, real or fake, and the reconcilers over them."""
+
+import pwd
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trilith.agent.image_cache import ImageCache
+from trilith.agent.machines import Machines
+from trilith.agent.settings import AgentSettings
+from trilith.agent.source import HttpSource
+from trilith.agent.volumes import Volumes
+from trilith.drivers.ovs import HostNetwork
+from trilith.drivers.ovs_fake import FakeHostNetwork
+from trilith.drivers.qemu import Qemu
+from trilith.drivers.qemu_fake import FakeQemu
+from trilith.drivers.volume_files import VolumeFiles
+from trilith.drivers.volume_files_fake import FakeVolumeFiles
+from trilith.kernel.reconcile import Reconciler
+
+NETWORK_S = 3.0  # that a round of reconciling waits for a switch that is away
+MACHINE_USERS = ("trilith", "nobody")  # the first that exists is whom machines run as
+
+
+@dataclass
+class Host:
+    """`machines` also gives consoles."""
+
+    reconcilers: list[Reconciler]
+    machines: Machines
+
+
+def build(
+    settings: AgentSettings,
+    source: HttpSource,
+    network: HostNetwork | FakeHostNetwork,
+    on_change: Callable[[], None],
+) -> Host:
+    """Drivers and reconcilers of this host. `on_change` is called when a machine changes by itself."""
+    directory = settings.directory
+    owner = None if settings.fake else _machine_owner()
+    images = ImageCache(directory / "image_cache", source.fetch_image, source.send_image, owner=owner)
+    driver = machines_driver(settings, on_change)
+    volumes: VolumeFiles | FakeVolumeFiles
+    if settings.fake:
+        volumes = FakeVolumeFiles(directory / "volumes")
+    else:
+        volumes = VolumeFiles(directory / "volumes", live=driver, owner=owner)
+    machines = Machines(driver, network, images)
+    return Host([machines, Volumes(volumes, images)], machines)
+
+
+def machines_driver(settings: AgentSettings, on_change: Callable[[], None] = lambda: None) -> Qemu | FakeQemu:
+    if settings.fake:
+        return FakeQemu(settings.directory, on_change=on_change)
+    from trilith.drivers.kvm import accelerator
+
+    accel = accelerator(settings.accelerator, settings.directory)
+    run_as = ":".join(str(number) for number in _machine_owner())
+    return Qemu(settings.directory, accel, settings.netns, run_as, on_change, settings.datapath == "system")
+
+
+def switch(settings: AgentSettings) -> HostNetwork | FakeHostNetwork:
+    """The switch of this host, which is in its network namespace."""
+    if settings.fake:
+        return FakeHostNetwork()
+    return HostNetwork(settings.ovs_socket, settings.netns, settings.datapath, NETWORK_S)
+
+
+def _machine_owner() -> tuple[int, int]:
+    """uid and gid of the unprivileged user that machines run as."""
+    for name in MACHINE_USERS:
+        try:
+            user = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return user.pw_uid, user.pw_gid
+    raise LookupError(f"none of the users {MACHINE_USERS} exists")

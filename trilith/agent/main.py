@@ -1,0 +1,119 @@
+"""The agent: brings this host to what the API wants of it, and reports what it sees.
+
+Killed at any moment, the next one goes on: machines and volumes are found again in the host's directory. SIGTERM ends
+it without touching a machine.
+"""
+
+import json
+import logging
+import os
+import platform
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from trilith.agent.console import Consoles
+from trilith.agent.host import build, switch
+from trilith.agent.metadata_networks import MetadataNetworks
+from trilith.agent.settings import AgentSettings
+from trilith.agent.source import HttpSource
+from trilith.drivers.ovs import HostNetwork
+from trilith.drivers.ovs_fake import FakeHostNetwork
+from trilith.drivers.qemu import Qemu
+from trilith.drivers.qemu_fake import FakeQemu
+from trilith.kernel.errors import Unavailable
+from trilith.kernel.hints import Wake
+from trilith.kernel.reconcile import Doc, Runner
+
+log = logging.getLogger(__name__)
+
+FIRST_TRIES_S = 0.05  # between heartbeats until the first is taken
+WORKERS = 8
+
+
+def run(settings: AgentSettings) -> None:
+    """Returns after SIGTERM."""
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    credential = settings.credential_file.read_text().strip()
+    settings.directory.mkdir(parents=True, exist_ok=True)
+    network = switch(settings)
+    metadata = None if settings.fake else _metadata(network)
+    source = HttpSource(
+        settings.api_url, settings.host, credential, on_wants=metadata.take if metadata else lambda wants: None
+    )
+    heart = threading.Thread(target=_beat, args=(settings, source, ended), name="heartbeat", daemon=True)
+    heart.start()
+    host = build(settings, source, network, lambda: runner.wake())
+    runner = Runner(source, host.reconcilers, workers=WORKERS)
+    consoles = Consoles(settings.hub_url, credential, host.machines.console_socket, host.machines.console_log)
+
+    def on_wake(message: dict[str, Any]) -> None:
+        if "console" in message:
+            consoles.open(message)
+        else:
+            runner.wake()
+
+    wake = Wake(settings.hub_url, credential, [f"host:{settings.host}"], on_wake)
+    work = threading.Thread(target=runner.run, name="runner", daemon=True)
+    wake.start()
+    work.start()
+    while not ended.wait(1.0):
+        # an agent that beats without working would keep its host's rows from everybody
+        for thread in (heart, work, wake, metadata):
+            if thread is not None and not thread.is_alive():
+                raise SystemExit(f"the thread {thread.name} has ended; see: trilith logs")
+    runner.stop()
+    wake.stop()
+
+
+def _metadata(network: HostNetwork | FakeHostNetwork) -> MetadataNetworks:
+    """The metadata service, following the wants that it is given."""
+    from trilith.agent.metadata import Metadata
+
+    networks = MetadataNetworks(lambda ports: service.set_networks(ports))
+    service = Metadata(network, networks.lookup)
+    networks.start()
+    return networks
+
+
+def stop_machines(settings: AgentSettings) -> int:
+    """End every machine of this host at once; they stay wanted, so the next agent starts them. Returns how many."""
+    # without accelerator and user, which only starting needs: ending must work on a host where starting does not
+    driver = FakeQemu(settings.directory) if settings.fake else Qemu(settings.directory, netns=settings.netns)
+    running = [server_id for server_id in driver.known() if (driver.seen(server_id) or {}).get("process")]
+    for server_id in running:
+        driver.kill(server_id)
+    driver.close()
+    return len(running)
+
+
+def _beat(settings: AgentSettings, source: HttpSource, ended: threading.Event) -> None:
+    """A thread: heartbeats, three in each lease."""
+    inventory, versions = _inventory(settings.directory), {"python": platform.python_version()}
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    pause_s = FIRST_TRIES_S
+    while not ended.wait(pause_s):
+        try:
+            lease_s = source.heartbeat(boot_id, inventory, versions)
+        except Unavailable as error:
+            log.debug("heartbeat not taken: %s", error)
+            pause_s = FIRST_TRIES_S if source.epoch == 0 else 1.0
+            continue
+        temporary = settings.heartbeat_file.with_suffix(".new")
+        temporary.write_text(json.dumps({"time": time.time(), "epoch": source.epoch}))
+        temporary.rename(settings.heartbeat_file)
+        pause_s = lease_s / 3
+
+
+def _inventory(directory: Path) -> Doc:
+    """What this host has in all, not what is free."""
+    disk = os.statvfs(directory)
+    return {
+        "vcpus": os.cpu_count() or 1,
+        "ram_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+        "disk_gib": disk.f_frsize * disk.f_blocks // 2**30,
+    }

@@ -1,0 +1,22 @@
+"""What an agent is told about itself and its host."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """`directory` holds everything of this host: machines, volumes, cached images. `heartbeat_file` is written after
+    each heartbeat that the API took. `netns`, `ovs_socket` and `datapath` say where this host's network engine is."""
+
+    host: str
+    api_url: str
+    hub_url: str
+    credential_file: Path
+    directory: Path
+    heartbeat_file: Path
+    fake: bool = False
+    netns: str | None = None
+    ovs_socket: str = ""
+    datapath: str = "netdev"
+    accelerator: str = "auto"

@@ -1,0 +1,170 @@
+"""The agent's side of the API: what this host shall have, what it has, and the bytes of images.
+
+Everything raises `Unavailable` while the API is away, so that whoever asked tries again; `Refused` where the API says
+that it will never give what was asked.
+"""
+
+import contextlib
+import http.client
+import json
+import logging
+import socket
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from trilith.kernel.errors import Refused, Unavailable
+from trilith.kernel.reconcile import Doc
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 20.0
+CHUNK_BYTES = 1024 * 1024
+
+
+class HttpSource:
+    """A `kernel.reconcile.Source` over HTTP. One kept connection for each thread that uses it.
+
+    `epoch` is this agent's fence: it comes with each heartbeat's answer and goes with each report. `on_wants` is given
+    all wants whenever they were fetched.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        host: str,
+        credential: str,
+        on_wants: Callable[[dict[str, list[Doc]]], None] = lambda wants: None,
+    ) -> None:
+        self._address = urllib.parse.urlsplit(url)
+        self._host_path = f"/agent/v1/hosts/{urllib.parse.quote(host)}"
+        self._headers = {"Authorization": f"Bearer {credential}"}
+        self._on_wants = on_wants
+        self._kept = threading.local()
+        self._lock = threading.Lock()
+        self._wants: dict[str, list[Doc]] = {}
+        self._served: set[str] | None = None
+        self.epoch = 0
+
+    # --- the reconcilers' source
+
+    def wants(self, kind: str) -> dict[str, Doc]:
+        """Documents by id. All kinds are fetched at once: a kind that is asked for a second time begins a new round."""
+        with self._lock:
+            if self._served is None or kind in self._served:
+                self._served = None
+                self._wants = self._json("GET", f"{self._host_path}/wants")
+                self._served = set()
+                self._on_wants(self._wants)
+            self._served.add(kind)
+            return {doc["id"]: doc for doc in self._wants.get(kind, [])}
+
+    def report(self, kind: str, key: str, generation: int, seen: Doc | None, fault: str | None) -> None:
+        document = {
+            "epoch": self.epoch,
+            "kind": kind,
+            "id": key,
+            "generation": generation,
+            "seen": seen,
+            "fault": fault,
+        }
+        self._json("POST", f"{self._host_path}/reports", document)
+
+    def heartbeat(self, boot_id: str, inventory: Doc, versions: Doc) -> float:
+        """Say that this host lives; returns for how many seconds that counts."""
+        document = {"boot_id": boot_id, "inventory": inventory, "versions": versions, "epoch": self.epoch}
+        answer = self._json("POST", f"{self._host_path}/heartbeat", document)
+        self.epoch = answer["epoch"]
+        return float(answer["lease_s"])
+
+    # --- bytes of images
+
+    def fetch_image(self, image_id: str, target: Path) -> str | None:
+        """Write the image's bytes to `target`, whole when this returns; returns the SHA-512 that the API announces."""
+        with self._fresh() as connection, open(target, "wb") as file:
+            response = self._exchange(connection, "GET", _image_path(image_id), None, {})
+            _check(response, response.status, b"" if response.status == 200 else response.read(2000))
+            left = int(response.headers.get("Content-Length", -1))
+            while chunk := response.read(CHUNK_BYTES):
+                file.write(chunk)
+                left -= len(chunk)
+            if left > 0:
+                raise Unavailable(f"image {image_id}: the transfer broke off")
+            announced: str | None = response.headers.get("X-Trilith-Sha512") or None
+            return announced
+
+    def send_image(self, image_id: str, path: Path) -> None:
+        """Upload a file as the image's bytes."""
+        with self._fresh() as connection, open(path, "rb") as file:
+            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(path.stat().st_size)}
+            response = self._exchange(connection, "PUT", _image_path(image_id), file, headers)
+            _check(response, response.status, response.read(2000))
+
+    # --- the wire
+
+    def _json(self, method: str, path: str, document: Doc | None = None) -> Any:
+        body = None if document is None else json.dumps(document).encode()
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        while True:
+            kept: http.client.HTTPConnection | None = getattr(self._kept, "connection", None)
+            connection = kept or self._connect()
+            try:
+                response = self._exchange(connection, method, path, body, headers)
+                content = response.read()
+                break
+            except (Unavailable, OSError, http.client.HTTPException) as error:
+                connection.close()
+                self._kept.connection = None
+                if kept is None:  # a kept connection may have been closed by the other side since; a new one was not
+                    raise Unavailable(f"the API is away: {error}") from error
+        self._kept.connection = connection
+        try:
+            _check(response, response.status, content)
+        except Refused as refused:
+            raise Unavailable(str(refused)) from refused
+        return json.loads(content) if content else {}
+
+    def _exchange(
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: Any, headers: dict[str, str]
+    ) -> http.client.HTTPResponse:
+        try:
+            connection.request(method, self._address.path + path, body, {**self._headers, **headers})
+            return connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(f"the API is away: {error}") from error
+
+    def _connect(self) -> http.client.HTTPConnection:
+        secure = self._address.scheme == "https"
+        connection = (http.client.HTTPSConnection if secure else http.client.HTTPConnection)(
+            self._address.netloc, timeout=TIMEOUT_S
+        )
+        try:
+            connection.connect()
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as error:
+            raise Unavailable(f"the API is away: {error}") from error
+        return connection
+
+    @contextlib.contextmanager
+    def _fresh(self) -> Iterator[http.client.HTTPConnection]:
+        """A connection for one long transfer."""
+        connection = self._connect()
+        try:
+            yield connection
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(f"the transfer broke off: {error}") from error
+        finally:
+            connection.close()
+
+
+def _image_path(image_id: str) -> str:
+    return f"/agent/v1/images/{urllib.parse.quote(image_id)}/data"
+
+
+def _check(response: http.client.HTTPResponse, status: int, content: bytes) -> None:
+    if status < 300:
+        return
+    words = f"the API answered {status} {response.reason}: {content[:300].decode(errors='replace').strip()}"
+    raise Unavailable(words) if status >= 500 or status in (401, 408, 409, 429) else Refused(words)

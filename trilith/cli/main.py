@@ -1,0 +1,175 @@
+"""The `trilith` command. Everything a subcommand needs is imported when it runs, so that each starts at once."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trilith.cluster.state import State
+
+NOT_RUNNING = 3
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit codes: 0 well, 1 not, 2 wrong words, 3 the cloud does not run."""
+    from trilith.cluster.cluster_file import ClusterFileError
+    from trilith.cluster.state import Problem
+    from trilith.kernel.errors import Refused, Unavailable
+
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        return code
+    except (Problem, ClusterFileError, Refused, Unavailable) as problem:
+        if arguments.command == "serve":
+            raise  # it belongs into the log
+        print(f"trilith: {problem}", file=sys.stderr)
+        return 1
+    except PermissionError as error:
+        print(f"trilith: {error.filename} is another user's. Type it as that user, or with sudo.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `trilith logs | head`
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="trilith", description="An OpenStack-compatible private cloud as one program."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], about: str | None) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=about, description=about) if about else commands.add_parser(name)
+        added.add_argument(
+            "--state", type=Path, metavar="DIR", help="the cloud's directory (default: /var/lib/trilith)"
+        )
+        added.set_defaults(run=run)
+        return added
+
+    up = command("up", _up, "start a cloud, or go on where it was stopped; returns when it is ready")
+    up.add_argument("--listen", metavar="ADDR", help="address of the API and the consoles (default: 127.0.0.1)")
+    up.add_argument(
+        "--port", type=_number(1, 65534), metavar="N", help="of the API; consoles have the next one (default: 8774)"
+    )
+    up.add_argument("--workers", type=_number(1, 64), metavar="N", help="processes that serve the API (default: 2)")
+    up.add_argument("--fake", action="store_true", help="pretend machines and networks: no root, no engines")
+    up.add_argument("--cluster", type=Path, metavar="FILE", help="cluster file (default: all on this machine)")
+    down = command("down", _down, "stop a cloud: machines, processes, network; its data stays")
+    down.add_argument("--destroy", action="store_true", help="delete its data too, without asking")
+    status = command("status", _status, "what runs, where, and what is wrong with it (exit code 0, 1 or 3)")
+    status.add_argument("--json", action="store_true", help="for programs")
+    logs = command("logs", _logs, "the logs of all processes as one story")
+    logs.add_argument("--request", metavar="ID", help="only what belongs to one request (req-...)")
+    logs.add_argument("--follow", action="store_true", help="go on with what comes")
+    repair = command("repair", _repair, "make derived state anew from the database")
+    repair.add_argument("what", choices=["network"])
+    serve = command("serve", _serve, None)
+    serve.add_argument("name")
+    return parser
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdigit() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} to {most}")
+        return int(text)
+
+    return number
+
+
+def _state(arguments: argparse.Namespace) -> "State":
+    from trilith.cluster.state import State, default_root
+
+    return State(arguments.state or default_root())
+
+
+def _running(arguments: argparse.Namespace) -> "State | None":
+    """The state of a running cloud; else says what to type."""
+    from trilith.cluster.supervisor import ask
+
+    state = _state(arguments)
+    if state.exists() and ask(state, "status"):
+        return state
+    print(f"trilith: no cloud runs at {state.root}. To start one: trilith up --state {state.root}", file=sys.stderr)
+    return None
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    from trilith.cluster import clouds_yaml
+    from trilith.cluster.up import Asked, is_loopback, up
+
+    state = _state(arguments)
+    asked = Asked(arguments.listen, arguments.port, arguments.workers, arguments.fake, arguments.cluster)
+    settings = up(state, asked, lambda line: print(line, flush=True))
+    if not is_loopback(settings.listen):
+        print(
+            f"Warning: {settings.listen} is reachable by others, and passwords travel there unencrypted.",
+            file=sys.stderr,
+        )
+    admin, _ = clouds_yaml.names(state, settings)
+    print(f"API       {settings.api_url}/identity\nConsoles  {settings.hub_url}/novnc/\nNext:")
+    print(f"  export OS_CLOUD={admin}\n  openstack catalog list")
+    return 0
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    from trilith.agent.main import stop_machines
+    from trilith.cluster.up import down
+
+    down(_state(arguments), arguments.destroy, stop_machines, print)
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from trilith.cluster import status
+
+    state = _state(arguments)
+    if not state.exists():
+        if arguments.json:
+            print(status.as_json({"running": False, "state": str(state.root)}))
+        else:
+            print(f"There is no cloud at {state.root}. To make one: trilith up --state {state.root}")
+        return NOT_RUNNING
+    found = status.status(state)
+    print(status.as_json(found.document) if arguments.json else status.as_text(found.document))
+    return found.code
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    from trilith.cli import logs
+    from trilith.cluster.state import Problem
+
+    state = _state(arguments)
+    if not state.log.is_dir():
+        raise Problem(f"There are no logs at {state.log}. To make a cloud: trilith up --state {state.root}")
+    logs.show([state.log, state.ovn], arguments.request, arguments.follow, print)
+    return 0
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    from trilith.cluster.repair import repair
+
+    state = _running(arguments)
+    if state is None:
+        return NOT_RUNNING
+    print(repair(state, arguments.what))
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from trilith.cluster import serve
+    from trilith.kernel.logs import start_log
+
+    state = _state(arguments)
+    start_log(arguments.name, state.log)
+    serve.PROCESSES[arguments.name](state)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

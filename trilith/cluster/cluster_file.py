@@ -1,0 +1,135 @@
+"""The cluster file: which hosts make a cloud and what each is for. All-in-one is the same file with one host.
+
+Read with `read(path)`; every mistake is a `ClusterFileError` that names the file and the line.
+"""
+
+import ipaddress
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+Role = Literal["control", "network", "compute", "storage", "logging"]
+ALL_ROLES: tuple[Role, ...] = ("control", "network", "compute", "storage", "logging")
+
+
+class ClusterFileError(Exception):
+    """A cluster file that cannot be used; the sentence names file, line and what to write instead."""
+
+
+class Host(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """One machine of the cluster. `address` is where the other hosts reach it."""
+
+    name: str
+    address: str = "127.0.0.1"
+    roles: list[Role] = msgspec.field(default_factory=lambda: list(ALL_ROLES))
+    availability_zone: str = "nova"
+
+
+class Engines(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which engine does a job for which there is a choice."""
+
+    database: Literal["sqlite"] = "sqlite"
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    "What machines run on; auto asks the processor, because the presence of /dev/kvm proves nothing."
+
+
+class ClusterFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The whole file. `vip` is the address that clients use; one host needs none."""
+
+    hosts: list[Host]
+    name: str = "trilith"
+    region: str = "RegionOne"
+    vip: str | None = None
+    engines: Engines = msgspec.field(default_factory=Engines)
+
+
+def all_in_one(host: str) -> ClusterFile:
+    """What `trilith up` uses when it is given no file."""
+    return ClusterFile(hosts=[Host(name=host)])
+
+
+def read(path: Path) -> ClusterFile:
+    import yaml  # here, because every process has this module loaded and one in a cloud's life reads a file
+
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ClusterFileError(f"{path}: cannot be read: {error.strerror}.") from error
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ClusterFileError(f"{path}, line {line}: not YAML: {error.problem}.") from error
+    try:
+        cluster = msgspec.convert(document, ClusterFile)
+    except msgspec.ValidationError as error:
+        reason, _, where = str(error).partition(" - at `$")
+        raise ClusterFileError(f"{path}, line {_line(tree, _steps(where))}: {reason}.") from error
+    _check(cluster, path, tree)
+    return cluster
+
+
+def _steps(where: str) -> list[str | int]:
+    """``.hosts[1].roles[0]`` -> ["hosts", 1, "roles", 0]; msgspec writes ``[...]`` for keys of a dict."""
+    steps: list[str | int] = []
+    for part in where.rstrip("`").replace("[", ".[").split("."):
+        if part.startswith("["):
+            index = part.strip("[]")
+            steps.append(int(index) if index.isdigit() else index)
+        elif part:
+            steps.append(part)
+    return steps
+
+
+def _line(node: Any, steps: list[str | int]) -> int:
+    """The line (from 1) of the deepest node that the steps lead to."""
+    import yaml
+
+    if node is None:
+        return 1
+    line: int = node.start_mark.line + 1
+    for step in steps:
+        if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+            continue
+        pairs = [pair for pair in node.value if pair[0].value == step] if isinstance(node, yaml.MappingNode) else []
+        if not pairs:
+            break
+        line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
+    return line
+
+
+def _check(cluster: ClusterFile, path: Path, tree: Any) -> None:
+    """What types cannot say: names and addresses are used once, and every needed role is somewhere."""
+
+    def wrong(reason: str, *steps: str | int) -> ClusterFileError:
+        return ClusterFileError(f"{path}, line {_line(tree, list(steps))}: {reason}")
+
+    if not cluster.hosts:
+        raise wrong("`hosts` is empty; name at least one host.", "hosts")
+    seen: dict[str, int] = {}
+    for index, host in enumerate(cluster.hosts):
+        for value in (host.name, host.address):
+            if value in seen:
+                raise wrong(f"`{value}` is already used by host {seen[value] + 1}.", "hosts", index)
+        seen[host.name] = seen[host.address] = index
+        if not host.name.replace("-", "").replace(".", "").isalnum():
+            raise wrong(f"`{host.name}` is no host name; use letters, digits, dots and dashes.", "hosts", index, "name")
+        _address(host.address, lambda reason, at=index: wrong(reason, "hosts", at, "address"))
+        if not host.roles:
+            raise wrong(f"host `{host.name}` has no role; give it some of {', '.join(ALL_ROLES)}.", "hosts", index)
+    if cluster.vip is not None:
+        _address(cluster.vip, lambda reason: wrong(reason, "vip"))
+    for role in ("control", "network", "compute"):
+        if not any(role in host.roles for host in cluster.hosts):
+            raise wrong(f"no host has the role `{role}`; a cloud needs at least one.", "hosts")
+
+
+def _address(text: str, wrong: Any) -> None:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError as error:
+        raise wrong(f"`{text}` is no IP address.") from error

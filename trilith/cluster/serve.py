@@ -1,0 +1,108 @@
+"""What each of a cloud's own processes runs: ``python -m trilith.cli.main serve NAME``. All return on SIGTERM."""
+
+import functools
+import gc
+import importlib
+import logging
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from trilith.cluster.state import Settings, State
+
+log = logging.getLogger(__name__)
+
+THREADS = 8  # requests that one API worker serves at a time
+KILL_WORKER_S = 2
+
+
+def supervisor(state: State) -> None:
+    from trilith.cluster.supervisor import Supervisor
+    from trilith.cluster.up import units
+
+    Supervisor(state, units(state, state.settings())).run()
+
+
+def api(state: State) -> None:
+    """Granian with its workers forked from one parent that has everything imported."""
+    from granian.constants import Interfaces
+    from granian.log import LogLevels
+    from granian.server import Server
+
+    settings = state.settings()
+    app = _entry(settings, "api", "app")
+    _bootstrapped(state, settings)
+    gc.collect()
+    gc.freeze()  # what is here now stays shared between the workers
+    server = Server(
+        f"{settings.program}.api:app",
+        address=settings.listen,
+        port=settings.port,
+        interface=Interfaces.WSGI,
+        workers=settings.workers,
+        blocking_threads=THREADS,
+        respawn_failed_workers=True,
+        workers_kill_timeout=KILL_WORKER_S,
+        log_level=LogLevels.error,
+        log_dictconfig={"loggers": {"_granian": {"propagate": True}, "granian.access": {"propagate": False}}},
+    )
+    server.serve(target_loader=functools.partial(_load, app), wrap_loader=False)
+
+
+def _load(app: Callable[[], Any]) -> Any:
+    return app()
+
+
+def _bootstrapped(state: State, settings: Settings) -> None:
+    """Tables and first rows, made by a fork: no connection to the database lives on in the workers' parent."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            _entry(settings, "bootstrap", "bootstrap")(state, settings)
+            code = 0
+        finally:
+            if code:
+                log.exception("bootstrap failed")
+                traceback.print_exc()
+            logging.shutdown()
+            os._exit(code)
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit(1)
+
+
+def hub(state: State) -> None:
+    from trilith.cluster.hub import serve
+
+    serve(state)
+
+
+def controller(state: State) -> None:
+    settings = state.settings()
+    _entry(settings, "controller", "run")(state, settings)
+
+
+def network(state: State) -> None:
+    """Makes what the network engines need, and ends."""
+    from trilith.cluster.ovn_engine import prepare_host
+    from trilith.cluster.up import ovn_host
+
+    prepare_host(ovn_host(state, state.settings()))
+
+
+def agent(state: State) -> None:
+    from trilith.agent.main import run
+    from trilith.cluster.up import agent_settings
+
+    run(agent_settings(state, state.settings()))
+
+
+def _entry(settings: Settings, module: str, function: str) -> Callable[..., Any]:
+    entry: Callable[..., Any] = getattr(importlib.import_module(f"{settings.program}.{module}"), function)
+    return entry
+
+
+PROCESSES: dict[str, Callable[[State], None]] = {
+    function.__name__: function for function in (supervisor, api, hub, controller, network, agent)
+}

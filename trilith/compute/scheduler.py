@@ -1,0 +1,213 @@
+"""Chooses a host for a server and claims it, in the transaction that makes the server.
+
+A host's use is the sum over its servers, never stored. Filters are functions of a host; the hosts that pass all are
+weighed: soft rules of server groups first, then free memory.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from trilith.compute.aggregates import AGGREGATE, zone_of
+from trilith.kernel.errors import Fault
+from trilith.kernel.store import METADATA, Stale, Tx
+from trilith.placement.hosts import HOST, is_up
+
+Row = dict[str, Any]
+
+CPU_RATIO, RAM_RATIO, DISK_RATIO = 4.0, 1.0, 1.0
+NO_HOST = "No valid host was found. "
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a server needs of a host. `hosts`: the only ones that will do (its volumes are there), None: any."""
+
+    flavor: Row
+    project_id: str
+    zone: str | None = None
+    host: str | None = None
+    group: Row | None = None
+    hints: Row = field(default_factory=dict)
+    hosts: frozenset[str] | None = None
+    image_properties: Row = field(default_factory=dict)
+    server_id: str | None = None  # when it moves: its own claim does not count
+    local_disk: bool = True
+
+    def amounts(self) -> Row:
+        swap_gib = -(-self.flavor["swap_mib"] // 1024)
+        disk = self.flavor["ephemeral_gib"] + swap_gib + (self.flavor["disk_gib"] if self.local_disk else 0)
+        return {"vcpus": self.flavor["vcpus"], "ram_mib": self.flavor["ram_mib"], "disk_gib": disk}
+
+    def zone_of(self, tx: Tx, host: Row) -> str:
+        return zone_of(host, tx.rows(AGGREGATE))
+
+
+@dataclass
+class World:
+    """What the filters look at: read once for one decision."""
+
+    used: dict[str, Row]
+    aggregates: list[Row]
+    where: dict[str, str]  # server id -> host, of servers that hints name
+    members: dict[str, int]  # host -> servers of the group
+
+    def aggregates_of(self, host: Row) -> list[Row]:
+        return [a for a in self.aggregates if host["name"] in a["hosts"]]
+
+
+def servers_table() -> sa.Table:
+    return METADATA.tables["compute_servers"]
+
+
+def usage(tx: Tx, server_id: str | None = None) -> dict[str, Row]:
+    """Claimed amounts by host; `server_id` is not counted."""
+    c = servers_table().c
+    query = sa.select(c.id, c.host, c.claim).where(c.deleted_at.is_(None), c.host.is_not(None))
+    found: dict[str, Row] = {}
+    for row in tx.select(query):
+        if row["id"] == server_id:
+            continue
+        own = found.setdefault(row["host"], {"vcpus": 0, "ram_mib": 0, "disk_gib": 0, "servers": 0})
+        own["servers"] += 1
+        for name in ("vcpus", "ram_mib", "disk_gib"):
+            own[name] += (row["claim"] or {}).get(name, 0)
+    return found
+
+
+def place(tx: Tx, ask: Ask) -> Row:
+    """The host to use. Raises no_capacity when none fits, invalid when the asked zone or host does not exist."""
+    hosts = [host for host in tx.rows(HOST) if "compute" in host["roles"]]
+    world = _world(tx, ask)
+    if ask.host is not None and not any(host["name"] == ask.host for host in hosts):
+        raise Fault("invalid", f"Compute host {ask.host} could not be found.")
+    if ask.zone is not None and not any(zone_of(host, world.aggregates) == ask.zone for host in hosts):
+        raise Fault("invalid", "The requested availability zone is not available")
+    for name, fits in FILTERS.items():
+        hosts = [host for host in hosts if fits(host, ask, world)]
+        if not hosts:
+            raise Fault("no_capacity", f"{NO_HOST}There are not enough hosts available (left out by: {name}).")
+    return max(hosts, key=lambda host: (_group_weight(host, ask, world), _free_ram_mib(host, world), host["name"]))
+
+
+def claim(tx: Tx, host: Row) -> None:
+    """Makes sure that nobody else places anything on this host in the meantime: one of both transactions runs again."""
+    query = HOST.table.update().where(HOST.c.id == host["id"], HOST.c.generation == host["generation"])
+    if tx.execute(query.values(generation=host["generation"] + 1)).rowcount != 1:
+        raise Stale(f"host {host['name']} was changed by another")
+
+
+def _world(tx: Tx, ask: Ask) -> World:
+    c = servers_table().c
+    named = _listed(ask.hints.get("same_host")) + _listed(ask.hints.get("different_host"))
+    where = {}
+    if named:
+        query = sa.select(c.id, c.host).where(c.id.in_(named), c.deleted_at.is_(None), c.host.is_not(None))
+        where = {row["id"]: row["host"] for row in tx.select(query)}
+    members: dict[str, int] = {}
+    if ask.group:
+        query = sa.select(c.host, sa.func.count().label("n")).where(
+            c.server_group_id == ask.group["id"], c.deleted_at.is_(None), c.host.is_not(None), c.id != ask.server_id
+        )
+        if ask.server_id is None:
+            query = sa.select(c.host, sa.func.count().label("n")).where(
+                c.server_group_id == ask.group["id"], c.deleted_at.is_(None), c.host.is_not(None)
+            )
+        members = {row["host"]: row["n"] for row in tx.select(query.group_by(c.host))}
+    return World(usage(tx, ask.server_id), tx.rows(AGGREGATE), where, members)
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or [])
+
+
+# filters
+
+
+def _alive(host: Row, ask: Ask, world: World) -> bool:
+    return is_up(host) and not host["disabled"]
+
+
+def _asked_host(host: Row, ask: Ask, world: World) -> bool:
+    return ask.host in (None, host["name"]) and (ask.hosts is None or host["name"] in ask.hosts)
+
+
+def _zone(host: Row, ask: Ask, world: World) -> bool:
+    return ask.zone is None or zone_of(host, world.aggregates) == ask.zone
+
+
+def _room(name: str, inventory: str, ratio: float) -> Callable[[Row, Ask, World], bool]:
+    def fits(host: Row, ask: Ask, world: World) -> bool:
+        used = world.used.get(host["name"], {}).get(name, 0)
+        needed = ask.amounts()[name]
+        return bool(needed == 0 or used + needed <= host["inventory"].get(inventory, 0) * ratio)
+
+    return fits
+
+
+def _same_host(host: Row, ask: Ask, world: World) -> bool:
+    wanted = _listed(ask.hints.get("same_host"))
+    return not wanted or host["name"] in {world.where.get(server) for server in wanted}
+
+
+def _different_host(host: Row, ask: Ask, world: World) -> bool:
+    return host["name"] not in {world.where.get(server) for server in _listed(ask.hints.get("different_host"))}
+
+
+def _group(host: Row, ask: Ask, world: World) -> bool:
+    policy = ask.group["policy"] if ask.group else ""
+    if policy == "affinity":
+        return not world.members or host["name"] in world.members
+    if policy == "anti-affinity":
+        most = (ask.group or {})["rules"].get("max_server_per_host", 1)
+        return bool(world.members.get(host["name"], 0) < most)
+    return True
+
+
+def _aggregate_specs(host: Row, ask: Ask, world: World) -> bool:
+    """``aggregate_instance_extra_specs:KEY`` in the flavor has to be among the host's aggregates' metadata."""
+    scope = "aggregate_instance_extra_specs:"
+    for key, value in ask.flavor["extra_specs"].items():
+        if key.startswith(scope):
+            offered = {a["metadata"].get(key.removeprefix(scope)) for a in world.aggregates_of(host)}
+            if value not in offered:
+                return False
+    return True
+
+
+def _aggregate_projects(host: Row, ask: Ask, world: World) -> bool:
+    """An aggregate with ``filter_tenant_id`` takes servers of those projects only."""
+    allowed = [
+        a["metadata"][key] for a in world.aggregates_of(host) for key in a["metadata"] if key.startswith("filter_tenant_id")
+    ]
+    return not allowed or any(ask.project_id in value.replace(" ", "").split(",") for value in allowed)
+
+
+FILTERS: dict[str, Callable[[Row, Ask, World], bool]] = {
+    "up and enabled": _alive,
+    "asked host": _asked_host,
+    "zone": _zone,
+    "vcpus": _room("vcpus", "vcpus", CPU_RATIO),
+    "ram": _room("ram_mib", "ram_mib", RAM_RATIO),
+    "disk": _room("disk_gib", "disk_gib", DISK_RATIO),
+    "same_host": _same_host,
+    "different_host": _different_host,
+    "server group": _group,
+    "aggregate extra specs": _aggregate_specs,
+    "aggregate projects": _aggregate_projects,
+}
+
+
+# weights
+
+
+def _free_ram_mib(host: Row, world: World) -> int:
+    return int(host["inventory"].get("ram_mib", 0) - world.used.get(host["name"], {}).get("ram_mib", 0))
+
+
+def _group_weight(host: Row, ask: Ask, world: World) -> int:
+    here = world.members.get(host["name"], 0)
+    policy = ask.group["policy"] if ask.group else ""
+    return {"soft-affinity": here, "soft-anti-affinity": -here}.get(policy, 0)

@@ -1,0 +1,264 @@
+"""What changes a server's substance: rebuild, resize, and images made of it."""
+
+import secrets
+from typing import Any
+
+from trilith.compute import migrations
+from trilith.compute.flavors import FLAVOR, embedded, find_flavor
+from trilith.compute.instance_actions import record
+from trilith.compute.keypairs import find_keypair
+from trilith.compute.scheduler import Ask, claim, place
+from trilith.compute.server_actions import must
+from trilith.compute.server_disks import check_image_fits, image_of, properties_of
+from trilith.compute.server_requests import HOSTNAME, METADATA, NAME, USER_DATA, AccessAddress
+from trilith.compute.servers import COMPUTE, SERVER, changed_view, wish
+from trilith.image.images import IMAGE, make_image
+from trilith.image.images import delete as delete_image
+from trilith.kernel import quota
+from trilith.kernel.errors import Fault
+from trilith.kernel.kinds import Choice, Either, Flag, Id, ListOf, Member, Object, Text, Whole
+from trilith.kernel.request import Ctx, Reply
+from trilith.kernel.versions import v
+
+Row = dict[str, Any]
+KEY_SINCE, USER_DATA_SINCE, NO_LOCATION_SINCE = v("2.54"), v("2.57"), v("2.45")
+
+REBUILD = Object(
+    {
+        "imageRef": Member(Id(), required=True),
+        "name": Member(Text(255, 1, NAME)),
+        "adminPass": Member(Text(255)),
+        "metadata": Member(METADATA),
+        "preserve_ephemeral": Member(Flag()),
+        "OS-DCF:diskConfig": Member(Choice(("AUTO", "MANUAL"))),
+        "accessIPv4": Member(AccessAddress(4)),
+        "accessIPv6": Member(AccessAddress(6)),
+        "description": Member(Text(255), null=True, since=v("2.19")),
+        "key_name": Member(Text(255, 1), null=True, since=KEY_SINCE),
+        "user_data": Member(USER_DATA, null=True, since=USER_DATA_SINCE),
+        "trusted_image_certificates": Member(ListOf(Text(255, 1), 50, 1, unique=True), null=True, since=v("2.63")),
+        "hostname": Member(HOSTNAME, since=v("2.90")),
+    }
+)
+# request -> column
+PLAIN = {
+    "name": "name",
+    "metadata": "metadata",
+    "OS-DCF:diskConfig": "disk_config",
+    "accessIPv4": "access_ipv4",
+    "accessIPv6": "access_ipv6",
+    "description": "description",
+    "user_data": "user_data",
+    "trusted_image_certificates": "trusted_image_certificates",
+    "hostname": "hostname",
+}
+
+
+@SERVER.verb("rebuild", "member", body=REBUILD)
+def rebuild(ctx: Ctx, row: Row, body: Row) -> Reply:
+    """The root disk is made anew of an image; addresses, volumes and id stay."""
+    must(ctx, row, "rebuild", "active", "stopped", "error")
+    image = image_of(ctx, body["imageRef"])
+    if row["image_id"] is None:
+        message = "Unable to rebuild with a different image for a volume-backed server."
+        raise Fault("invalid", message)
+    check_image_fits(image, row["flavor"])
+    if "metadata" in body:
+        limit = quota.limits(ctx.tx, COMPUTE, row["project_id"])["metadata_items"]
+        if 0 <= limit < len(body["metadata"]):
+            raise Fault("over_quota", f"Quota exceeded for metadata_items: asked {len(body['metadata'])} of {limit}.")
+    changes = {column: body[name] for name, column in PLAIN.items() if name in body}
+    if "key_name" in body:
+        key = find_keypair(ctx.tx, row["user_id"], body["key_name"]) if body["key_name"] else None
+        data = {n: key[n] for n in ("name", "key_type", "public_key")} if key else None
+        changes |= {"key_name": body["key_name"], "key_data": data}
+    password = body.get("adminPass") or secrets.token_urlsafe(9)
+    stays_off = row["vm_state"] == "stopped"
+    record(ctx, row, "rebuild")
+    row = wish(
+        ctx.tx,
+        row,
+        image_id=image["id"],
+        image_properties=properties_of(image),
+        disks=[_of_image(disk, image) for disk in row["disks"]],
+        root_epoch=row["root_epoch"] + 1,
+        boot_epoch=row["boot_epoch"] + (0 if stays_off else 1),
+        power="stopped" if stays_off else "running",
+        admin_password=password,
+        failed=False,
+        fault=None,
+        **changes,
+    )
+    return _rebuilt(ctx, row, password)
+
+
+def _of_image(disk: Row, image: Row) -> Row:
+    if disk["kind"] != "image":
+        return disk
+    return disk | {"image_id": image["id"], "image_format": image["disk_format"]}
+
+
+def _rebuilt(ctx: Ctx, row: Row, password: str) -> Reply:
+    more = ("key_name",) if ctx.at >= KEY_SINCE else ()
+    view = changed_view(ctx, row, more)
+    if USER_DATA_SINCE <= ctx.at:
+        view["user_data"] = row["user_data"]
+    view["adminPass"] = password
+    return Reply({"server": view}, 202, [("Location", view["links"][0]["href"])])
+
+
+# resize
+
+
+RESIZE = Object(
+    {
+        "flavorRef": Member(Either((Text(255, 1), Whole(0))), required=True),
+        "OS-DCF:diskConfig": Member(Choice(("AUTO", "MANUAL"))),
+    }
+)
+
+
+@SERVER.verb("resize", "member", body=RESIZE)
+def resize(ctx: Ctx, row: Row, body: Row) -> None:
+    """Another flavor, on the same host; the old one is kept until it is confirmed or reverted."""
+    must(ctx, row, "resize", "active", "stopped")
+    flavor, old = find_flavor(ctx.tx, FLAVOR.scope(ctx), str(body["flavorRef"])), row["flavor"]
+    if flavor["id"] == old["id"]:
+        raise Fault("invalid", "When resizing, instances must change flavor!")
+    backed = row["image_id"] is not None
+    if backed and flavor["disk_gib"] < old["disk_gib"]:
+        raise Fault("invalid", f"Flavor {flavor['id']} has a smaller disk: a server's disk cannot shrink.")
+    if backed and (image := ctx.tx.one(IMAGE, id=row["image_id"])) is not None:
+        check_image_fits(image, flavor)
+    quota.check(
+        ctx.tx,
+        COMPUTE,
+        row["project_id"],
+        cores=flavor["vcpus"] - old["vcpus"],
+        ram=flavor["ram_mib"] - old["ram_mib"],
+    )
+    ask = Ask(flavor, row["project_id"], host=row["host"], server_id=row["id"], local_disk=backed)
+    try:
+        host = place(ctx.tx, ask)
+    except Fault as fault:
+        raise Fault("invalid", fault.message) from None
+    claim(ctx.tx, host)
+    both = {name: max(amount, row["claim"].get(name, 0)) for name, amount in ask.amounts().items()}
+    migrations.begin(ctx, row, old, flavor)
+    record(ctx, row, "resize")
+    changes = {"disk_config": body["OS-DCF:diskConfig"]} if "OS-DCF:diskConfig" in body else {}
+    wish(ctx.tx, row, claim=both, resize="resizing", old_flavor=old, **_sized(row, embedded(flavor)), **changes)
+
+
+def _sized(row: Row, flavor: Row) -> Row:
+    """The columns that follow from a flavor. A root disk only grows."""
+    disks = [
+        disk | {"size_gib": max(disk["size_gib"], flavor["disk_gib"])} if disk["kind"] == "image" else disk
+        for disk in row["disks"]
+    ]
+    return {
+        "flavor": flavor,
+        "flavor_id": flavor["id"],
+        "vcpus": flavor["vcpus"],
+        "ram_mib": flavor["ram_mib"],
+        "disk_gib": flavor["disk_gib"] + flavor["ephemeral_gib"],
+        "disks": disks,
+    }
+
+
+@SERVER.verb("confirmResize", "member", status=204)
+def confirm_resize(ctx: Ctx, row: Row, body: Any) -> None:
+    must(ctx, row, "confirmResize", "resized")
+    migrations.set_status(ctx.tx, row["id"], "confirmed")
+    record(ctx, row, "confirmResize", done=True)
+    ask = Ask(row["flavor"], row["project_id"], local_disk=row["image_id"] is not None)
+    wish(ctx.tx, row, resize=None, old_flavor=None, claim=ask.amounts())
+
+
+@SERVER.verb("revertResize", "member")
+def revert_resize(ctx: Ctx, row: Row, body: Any) -> None:
+    must(ctx, row, "revertResize", "resized")
+    old = row["old_flavor"]
+    migrations.set_status(ctx.tx, row["id"], "reverting")
+    record(ctx, row, "revertResize")
+    ask = Ask(old, row["project_id"], local_disk=row["image_id"] is not None)
+    wish(ctx.tx, row, resize="reverting", claim=ask.amounts(), **_sized(row, old))
+
+
+# images of servers
+
+
+CREATE_IMAGE = Object({"name": Member(Text(255, 1, NAME), required=True), "metadata": Member(METADATA)})
+
+
+@SERVER.verb("createImage", "member", body=CREATE_IMAGE)
+def create_image(ctx: Ctx, row: Row, body: Row) -> Reply:
+    must(ctx, row, "createImage", "active", "stopped", "paused", "suspended")
+    metadata = body.get("metadata", {})
+    limit = quota.limits(ctx.tx, COMPUTE, row["project_id"])["metadata_items"]
+    if 0 <= limit < len(metadata):
+        raise Fault("over_quota", f"Quota exceeded for metadata_items: asked {len(metadata)} of {limit}.")
+    image = make_snapshot(ctx, row, body["name"], metadata | {"image_type": "snapshot"})
+    record(ctx, row, "createImage")
+    return image_reply(ctx, image)
+
+
+def image_reply(ctx: Ctx, image: Row) -> Reply:
+    if ctx.at >= NO_LOCATION_SINCE:
+        return Reply({"image_id": image["id"]}, 202)
+    return Reply(None, 202, [("Location", f"{ctx.base_url}/image/v2/images/{image['id']}")])
+
+
+def make_snapshot(ctx: Ctx, row: Row, name: str, properties: Row) -> Row:
+    """An image that the server's host fills with the root disk."""
+    if row["image_id"] is None:
+        raise Fault("invalid", "The server boots from a volume: make a snapshot of the volume.")
+    inherited = {k: value for k, value in row["image_properties"].items() if k.startswith(("hw_", "os_", "img_"))}
+    own = {"instance_uuid": row["id"], "base_image_ref": row["image_id"], "user_id": row["user_id"]}
+    image = make_image(
+        ctx.tx,
+        ctx.new_id,
+        project_id=ctx.who.project_id or row["project_id"],
+        name=name,
+        disk_format="qcow2",
+        properties=inherited | own | properties,
+        min_disk_gib=row["flavor"]["disk_gib"],
+        min_ram_mib=int(row["image_properties"].get("min_ram", 0)),
+    )
+    wish(ctx.tx, row, snapshots=[*row["snapshots"], {"image_id": image["id"], "quiesce": False}])
+    return image
+
+
+BACKUP = Object(
+    {
+        "name": Member(Text(255, 1, NAME), required=True),
+        "backup_type": Member(Text(255), required=True),
+        "rotation": Member(Whole(0), required=True),
+        "metadata": Member(METADATA),
+    }
+)
+
+
+@SERVER.verb("createBackup", "member", body=BACKUP)
+def create_backup(ctx: Ctx, row: Row, body: Row) -> Reply:
+    """An image of which only the newest `rotation` of one type are kept."""
+    must(ctx, row, "createBackup", "active", "stopped", "paused", "suspended")
+    properties = body.get("metadata", {}) | {"image_type": "backup", "backup_type": body["backup_type"]}
+    _rotate(ctx, row, body["backup_type"], body["rotation"] - 1)
+    if body["rotation"] == 0:
+        return Reply(None, 202)
+    image = make_snapshot(ctx, row, body["name"], properties)
+    record(ctx, row, "createBackup")
+    return image_reply(ctx, image)
+
+
+def _rotate(ctx: Ctx, row: Row, kind: str, keep: int) -> None:
+    found = [
+        image
+        for image in ctx.tx.rows(IMAGE, project_id=row["project_id"])
+        if (image["extra"] or {}).get("instance_uuid") == row["id"]
+        and (image["extra"] or {}).get("backup_type") == kind
+        and image["status"] in ("queued", "saving", "active")
+    ]
+    for image in sorted(found, key=lambda image: image["created_at"])[: max(0, len(found) - max(keep, 0))]:
+        delete_image(ctx, image)

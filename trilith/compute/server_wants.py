@@ -1,0 +1,207 @@
+"""Between servers' rows and their hosts: what a host shall have, what it reports, what is overdue."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from trilith.compute.instance_actions import ACTION, finish
+from trilith.compute.migrations import MIGRATION, set_status
+from trilith.compute.server_documents import meta_data
+from trilith.compute.server_networks import leave_port
+from trilith.compute.servers import SERVER, fault_of
+from trilith.kernel.errors import Fault
+from trilith.kernel.kinds import now
+from trilith.kernel.store import Tx
+from trilith.placement.hosts import HOST, hosted, is_up
+
+Row = dict[str, Any]
+
+ACTION_S = 600  # no act on a server may take longer
+REMOVAL_S = 60  # how long a server's removal waits for a host that is down
+
+
+def wants(tx: Tx, host: str) -> list[Row]:
+    """The want documents of a host's servers."""
+    from trilith.network.ports import ports_of
+    from trilith.volume.volumes import VOLUME
+
+    rows = tx.rows(SERVER, host=host, deleted_at=None)
+    ports: dict[str, list[Row]] = {}
+    for port in ports_of(tx, [row["id"] for row in rows]) if rows else []:
+        ports.setdefault(port["device_id"], []).append(port)
+    ids = {disk["volume_id"] for row in rows for disk in row["disks"] if disk["kind"] == "volume"}
+    volumes = {volume["id"]: volume for volume in tx.rows(VOLUME, id=ids)} if ids else {}
+    return [want(tx, row, ports.get(row["id"], []), volumes) for row in rows]
+
+
+def want(tx: Tx, row: Row, ports: list[Row], volumes: dict[str, Row]) -> Row:
+    """One server's want; its shape stands in ARCHITECTURE.md, the host's documents."""
+    from trilith.network.ports import nic_document, network_data
+
+    order = {nic["port_id"]: n for n, nic in enumerate(row["nics"])}
+    ports = sorted((port for port in ports if port["id"] in order), key=lambda port: order[port["id"]])
+    return {
+        "id": row["id"],
+        "generation": row["wanted"],
+        "present": not row["deleting"],
+        "name": row["name"],
+        **{name: row[name] for name in ("power", "boot_epoch", "soft_reboot_epoch", "root_epoch")},
+        **{name: row[name] for name in ("vcpus", "ram_mib", "config_drive", "rescue_image_id", "rescue_image_format")},
+        "disks": [_disk(tx, disk, volumes) for disk in row["disks"] if _wanted(disk, volumes)],
+        "nics": [nic_document(tx, port) for port in ports],
+        "admin_password": row["admin_password"],
+        "hostname": row["hostname"],
+        "metadata": meta_data(row, ports),
+        "user_data": row["user_data"],
+        "network_data": network_data(tx, ports),
+        "vendor_data": {},
+        "snapshots": row["snapshots"],
+    }
+
+
+def _wanted(disk: Row, volumes: dict[str, Row]) -> bool:
+    return disk["kind"] != "volume" or (not disk["leaving"] and disk["volume_id"] in volumes)
+
+
+def _disk(tx: Tx, disk: Row, volumes: dict[str, Row]) -> Row:
+    from trilith.volume.volumes import disk_document
+
+    names = ("device", "kind", "boot_index", "image_id", "image_format", "size_gib", "label", "size_mib", "tag")
+    document = {name: disk[name] for name in names if name in disk}
+    if disk["kind"] == "volume":
+        document |= disk_document(tx, volumes[disk["volume_id"]])
+    return document
+
+
+def report(tx: Tx, host: str, key: str, generation: int, seen: Row | None, fault: str | None) -> None:
+    """What a host saw of a server; `generation` is that of the want that it was working on."""
+    row = tx.one(SERVER, id=key, host=host, deleted_at=None)
+    if row is None:
+        return
+    current = generation == row["wanted"]
+    if row["deleting"]:
+        if seen is None and fault is None and current:
+            finish_removal(tx, row)
+        return
+    changes: Row = {"seen": seen}
+    if fault is not None and current:
+        changes |= {"failed": True, "fault": fault_of(fault)}
+    elif seen is not None:
+        changes |= _settled(tx, row, seen, current)
+    had = row
+    row = tx.update(SERVER, row, **changes)
+    if row["failed"] and not had["failed"]:
+        finish(tx, key, fault or "", host)
+    elif row["task_state"] is None and not any(_moving(disk) for disk in row["disks"]):
+        finish(tx, key, host=host)
+
+
+def _moving(disk: Row) -> bool:
+    return disk["kind"] == "volume" and (disk["leaving"] or not disk["attached"])
+
+
+def _settled(tx: Tx, row: Row, seen: Row, current: bool) -> Row:
+    """What follows from what was seen, besides the status."""
+    changes: Row = _volumes(tx, row, seen)
+    done = set(seen.get("snapshots_done", []))
+    if any(each["image_id"] in done for each in row["snapshots"]):
+        changes["snapshots"] = [each for each in row["snapshots"] if each["image_id"] not in done]
+    booted = seen["boot_epoch"] >= row["boot_epoch"] and seen["root_epoch"] >= row["root_epoch"]
+    if row["launched_at"] is None and booted:
+        changes |= {"launched_at": now(), "admin_password": None}
+    same_shape = seen["vcpus"] == row["vcpus"] and seen["ram_mib"] == row["ram_mib"]
+    same_shape = same_shape and seen.get("rescue_image_id") == row["rescue_image_id"]
+    if not current or not same_shape:
+        return changes
+    if row["resize"] == "resizing":
+        set_status(tx, row["id"], "finished")
+        changes["resize"] = "resized"
+    elif row["resize"] == "reverting":
+        set_status(tx, row["id"], "reverted")
+        changes |= {"resize": None, "old_flavor": None}
+    off = row["power"] == "running" and seen["power"] == "stopped"
+    if off and booted and seen["soft_reboot_epoch"] >= row["soft_reboot_epoch"]:
+        changes["power"] = "stopped"  # the guest switched itself off
+    return changes
+
+
+def _volumes(tx: Tx, row: Row, seen: Row) -> Row:
+    from trilith.volume.attachments import ATTACHMENT, attached, detached
+
+    there = set(seen.get("volumes", []))
+    disks = []
+    for disk in row["disks"]:
+        if disk["kind"] == "volume" and disk["leaving"] and disk["volume_id"] not in there:
+            detached(tx, disk["volume_id"], row["id"])
+            continue
+        if disk["kind"] == "volume" and not disk["leaving"] and not disk["attached"] and disk["volume_id"] in there:
+            attachment = tx.one(ATTACHMENT, id=disk["attachment_id"])
+            if attachment is not None:
+                attached(tx, attachment)
+            disk = disk | {"attached": True}
+        disks.append(disk)
+    return {} if disks == row["disks"] else {"disks": disks}
+
+
+def finish_removal(tx: Tx, row: Row) -> None:
+    """The server is gone: its ports and volumes go or become free, its row stays for those who ask what was."""
+    for nic in row["nics"]:
+        leave_port(tx, nic["port_id"], nic["preserve"])
+    for disk in row["disks"]:
+        if disk["kind"] == "volume":
+            _release_volume(tx, row, disk)
+    moment = now()
+    finish(tx, row["id"])
+    tx.update(SERVER, row, deleted_at=moment, terminated_at=moment, failed=False, snapshots=[], admin_password=None)
+
+
+def _release_volume(tx: Tx, row: Row, disk: Row) -> None:
+    from trilith.volume.attachments import detached
+    from trilith.volume.volumes import VOLUME, drop_volume
+
+    detached(tx, disk["volume_id"], row["id"])
+    volume = tx.one(VOLUME, id=disk["volume_id"])
+    if volume is None or not disk["delete_on_termination"]:
+        return
+    try:
+        drop_volume(tx, volume)
+    except Fault:  # it has snapshots: it stays, and its owner sees it
+        return
+
+
+def sweep(tx: Tx) -> None:
+    """Ends what has been going on for too long."""
+    moment = now()
+    for action in tx.rows(ACTION, ACTION.c.start_time < _before(moment, REMOVAL_S), finished_at=None):
+        row = tx.one(SERVER, id=action["server_id"], deleted_at=None)
+        if row is None:
+            finish(tx, action["server_id"])
+        elif row["deleting"]:
+            _remove_without_host(tx, row)
+        elif action["start_time"] < _before(moment, ACTION_S):
+            _give_up(tx, row, action)
+
+
+def _remove_without_host(tx: Tx, row: Row) -> None:
+    """What a dead host has of the server, its agent removes when it is back: nobody wants it any more."""
+    host = tx.one(HOST, name=row["host"])
+    if host is None or not is_up(host):
+        finish_removal(tx, row)
+
+
+def _give_up(tx: Tx, row: Row, action: Row) -> None:
+    message = f"{action['action']} did not finish within {ACTION_S} s on host {row['host']}."
+    if row["task_state"] in (None, "image_snapshot", "image_uploading"):
+        finish(tx, row["id"], message)
+        tx.update(SERVER, row, snapshots=[])
+        return
+    finish(tx, row["id"], message)
+    for migration in tx.rows(MIGRATION, server_id=row["id"], status=["migrating", "reverting"]):
+        tx.update(MIGRATION, migration, status="error")
+    tx.update(SERVER, row, failed=True, fault=fault_of(message), resize=None)
+
+
+def _before(moment: str, age_s: int) -> str:
+    return (datetime.fromisoformat(moment) - timedelta(seconds=age_s)).isoformat(timespec="microseconds")
+
+
+hosted("server", wants, report)

@@ -1,0 +1,967 @@
+"""Machines as QEMU processes, driven by QMP. No libvirt, and no daemon of ours that they depend on.
+
+A machine outlives its agent: QEMU runs in a session of its own, and whoever comes next finds it by its locked pidfile
+and its monitor socket, in milliseconds. What a machine is made of stands in its directory, ``machines/<id>/``:
+
+    spec.json          its record, replaced as a whole; written before the world is changed
+    root-<epoch>.qcow2 overlay over base-<image>, a hard link that keeps the cached image's bytes
+    *.raw config.iso   blank disks, config drive
+    saved              memory of a suspended machine
+    snapshots/         finished copies of the root disk that wait to be uploaded
+    run/               all that QEMU itself may write besides its disks: pidfile, sockets, console.log
+
+Every method is idempotent, takes the server's id first, and raises `Unavailable` or `Refused`. `seen` tells the world:
+
+    power: running | paused | suspended | stopped (shut down, by its guest or by us) | crashed (gone without us)
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import pwd
+import select
+import shutil
+import signal
+import stat
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from trilith.drivers import linux_net, qemu_img
+from trilith.drivers import qemu_command as command
+from trilith.drivers.durable import publish, sync_directory
+from trilith.drivers.qmp import CommandError, Monitor, Monitors
+from trilith.kernel.errors import Refused, Unavailable
+
+log = logging.getLogger(__name__)
+
+Doc = dict[str, Any]
+ImagePath = Callable[[str], Path]
+
+REREAD_S = 10.0  # a machine's state is asked for at least this often; in between, events say when it changed
+CONSOLE_BYTES = 1 << 20
+SHUTDOWN_REPEAT_S = 10.0  # a guest that is still booting misses the power button
+LAUNCH_S = 30.0
+UNPLUG_S = 5.0
+COPY_S = 4 * 3600.0
+SOCKET_PATH_MAX = 107
+
+POWER = {
+    "running": "running",
+    "suspended": "running",
+    "io-error": "running",
+    "shutdown": "stopped",
+    "internal-error": "crashed",
+    "guest-panicked": "crashed",
+}  # any other state of QEMU is a paused machine
+CHANGES = {"SHUTDOWN", "STOP", "RESUME", "DEVICE_DELETED", "BLOCK_IO_ERROR", "GUEST_PANICKED"}
+NEVER = -1  # the epoch of a machine that was never started
+
+
+class Live:
+    """A running QEMU that we are connected to, and what it said last."""
+
+    def __init__(self) -> None:
+        self.monitor: Monitor | None = None
+        self.dirty = True
+        self.read_at = 0.0
+        self.status = "running"
+        self.devices: frozenset[str] = frozenset()
+        self.size_bytes: dict[str, int] = {}  # by block node
+        self.connecting = threading.Lock()  # the monitor takes one client: a second one of ours would hang
+
+
+class Qemu:
+    """The machines of one host, under `state_dir`/machines.
+
+    `accel` is kvm or tcg; `netns` the network namespace that QEMU runs in; `run_as` a user's name or ``uid:gid``,
+    None to stay who we are. `on_change` is called, from another thread, when a machine changes by itself; it must not
+    block. `checksum_offload` is only for a network whose datapath completes checksums.
+    """
+
+    shutdown_grace_s = 60.0
+    answer_s = 5.0  # for a running machine to say how it is
+
+    def __init__(
+        self,
+        state_dir: Path,
+        accel: str = "tcg",
+        netns: str | None = None,
+        run_as: str | None = None,
+        on_change: Callable[[], None] = lambda: None,
+        checksum_offload: bool = False,
+    ) -> None:
+        self.directory = (state_dir / "machines").absolute()
+        self.accel = accel
+        self.netns = netns
+        self.owner = _owner(run_as)
+        self.on_change = on_change
+        self.checksum_offload = checksum_offload
+        self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        longest = self.directory / ("x" * 36) / "run" / "serial"
+        if len(str(longest)) > SOCKET_PATH_MAX:
+            raise Refused(f"The state directory's path is too long for sockets: {state_dir}. Use a shorter one.")
+        if self.owner is not None:
+            _require_reachable(self.directory, *self.owner)
+        self._monitors = Monitors()
+        self._lives: dict[str, Live] = {}
+        self._locks: dict[str, threading.RLock] = {}
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._guard = threading.Lock()  # the three above
+
+    def close(self) -> None:
+        """Let go of all machines; they run on."""
+        self._monitors.stop()
+
+    # ---- what is there
+
+    def known(self) -> set[str]:
+        return {entry.name for entry in self.directory.iterdir()}
+
+    def seen(self, server_id: str) -> Doc | None:
+        """What this host has of the machine; None when nothing. Cheap: no question to QEMU unless something changed."""
+        if not self._home(server_id).is_dir():
+            return None
+        spec = self._read(server_id)
+        error, live = None, None
+        pid = self._pid(server_id)
+        if pid is not None:
+            try:
+                live = self._refreshed(server_id)
+            except Unavailable as cause:
+                error = f"The machine's monitor does not answer: {cause}"
+        attached = None if live is None else live.devices
+        disks = [d for d in spec["disks"] if attached is None or command.disk_id(d["key"]) in attached]
+        nics = [n["port_id"] for n in spec["nics"] if attached is None or command.nic_id(n["port_id"]) in attached]
+        if live is not None and live.status == "io-error":
+            error = "The machine waits: its disk has no room or does not answer."
+        return {
+            "power": self._power(server_id, spec, pid, live),
+            "process": pid is not None,
+            "boot_epoch": spec["boot_epoch"],
+            "soft_reboot_epoch": spec["soft_reboot_epoch"],
+            "root_epoch": spec["root_epoch"],
+            "rescue_image_id": spec["rescue_image_id"],
+            "vcpus": spec["vcpus"],
+            "ram_mib": spec["ram_mib"],
+            "root_gib": spec["root_gib"],
+            "disks": [d["device"] for d in disks],
+            "disk_keys": [d["key"] for d in disks],
+            "volumes": [d["volume_id"] for d in disks if d.get("volume_id")],
+            "volume_sizes_gib": {d["volume_id"]: _gib(d, live) for d in disks if d.get("volume_id")},
+            "nics": nics,
+            "taps": [n["port_id"] for n in spec["nics"]],
+            "snapshots_made": sorted(p.stem for p in (self._home(server_id) / "snapshots").glob("*.qcow2")),
+            "snapshots_done": spec["snapshots_done"],
+            "shutdown": self._shutdown_state(spec) if pid is not None else None,
+            "started_at": spec["started_at"] if pid is not None else None,
+            "error": error,
+        }
+
+    def ports(self) -> set[str]:
+        """Ids of all ports that a machine here has or is about to have."""
+        return {nic["port_id"] for server_id in self.known() for nic in self._read(server_id)["nics"]}
+
+    def nics(self, server_id: str) -> list[Doc]:
+        """The machine's ports as recorded: ``port_id mac mtu``."""
+        return [{name: nic[name] for name in ("port_id", "mac", "mtu")} for nic in self._read(server_id)["nics"]]
+
+    def console_log(self, server_id: str, lines: int | None = None) -> str:
+        """The last `lines` (None: all that is kept) of what the guest wrote to its serial port."""
+        run = self._home(server_id) / "run"
+        text = b"".join(_read_plain(run / name) for name in ("console.0", "console.log")).decode(errors="replace")
+        return text if lines is None else "".join(text.splitlines(keepends=True)[-lines:] if lines > 0 else [])
+
+    def console_socket(self, server_id: str, kind: str) -> Path:
+        """Unix socket of the machine's console: `kind` is ``serial`` (bytes) or ``vnc`` (RFB)."""
+        if kind not in ("serial", "vnc"):
+            raise Refused(f"A machine has no {kind} console.")
+        path = self._home(server_id) / "run" / kind
+        if self._pid(server_id) is None or not stat.S_ISSOCK(path.lstat().st_mode):  # nor a link that QEMU put there
+            raise Unavailable("The machine is not running.")
+        return path
+
+    # ---- made and unmade
+
+    def define(self, server_id: str, machine: Doc, image_path: ImagePath) -> None:
+        """Make its directory, its local disks and its record, for a machine that is not running.
+
+        `machine`: ``name vcpus ram_mib root_epoch root_gib rescue_image_id config_drive disks nics``; a disk has a
+        ``key`` that stays (its volume's id, or ``root``, ``rescue``, a label), a nic ``port_id mac mtu``. `image_path`
+        is asked only for an image that a disk has yet to be made from.
+        """
+        with self._lock(server_id):
+            if self._pid(server_id) is not None:
+                raise Unavailable("The machine is running; it cannot be defined anew.")
+            home = self._home(server_id)
+            for directory in (home, home / "snapshots"):
+                directory.mkdir(mode=0o711, exist_ok=True)
+            spec = self._read(server_id)
+            old_ports = {nic["port_id"]: nic for nic in spec["nics"]}
+            spec.update({field: machine[field] for field in ("name", "vcpus", "ram_mib", "root_epoch", "root_gib")})
+            spec.update({field: machine[field] for field in ("rescue_image_id", "config_drive")})
+            spec["disks"] = []
+            for disk in machine["disks"]:
+                self._add_disk(server_id, spec, disk, image_path)
+            # a port that shall go keeps its place in the record until its tap is gone
+            wanted = [nic["port_id"] for nic in machine["nics"]]
+            spec["nics"] = [nic for port_id, nic in old_ports.items() if port_id in wanted]
+            leaving = [nic for port_id, nic in old_ports.items() if port_id not in wanted]
+            for nic in machine["nics"]:
+                _add_nic(spec, nic)
+            spec["nics"] += leaving
+            self._write(server_id, spec)
+            self._drop_unused(home, spec)
+
+    def write_config_drive(self, server_id: str, files: dict[str, bytes]) -> None:
+        """Make the config drive: an ISO 9660 file system of `files` (relative path to content), label config-2."""
+        home = self._home(server_id)
+        tree, part = home / "config.tree", home / "config.part"
+        shutil.rmtree(tree, ignore_errors=True)
+        part.unlink(missing_ok=True)
+        tree.mkdir(mode=0o700)  # there is a password in it
+        for name, content in files.items():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_bytes(content)
+        words = ["genisoimage", "-quiet", "-V", "config-2", "-J", "-R", "-o", str(part), str(tree)]
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", umask=0o077, check=False
+        )
+        shutil.rmtree(tree)
+        if done.returncode:
+            raise Unavailable(f"The config drive could not be made: {done.stderr.strip()[-300:]}")
+        publish(part, home / "config.iso", self.owner)
+
+    def destroy(self, server_id: str) -> None:
+        """Kill it and remove all that is here of it."""
+        with self._lock(server_id):
+            self._forget(server_id)
+            self._kill(server_id)
+            gone = self._home(server_id)
+            if gone.is_dir():
+                shutil.rmtree(gone)
+                sync_directory(self.directory)
+        with self._guard:
+            self._locks.pop(server_id, None)
+
+    # ---- power
+
+    def start(self, server_id: str, taps: dict[str, str], boot_epoch: int, soft_reboot_epoch: int) -> None:
+        """Boot it as recorded; what ran or was saved before is gone. Does nothing if it runs at these epochs already.
+
+        `taps`: port id to the name of its tap device.
+        """
+        with self._lock(server_id):
+            spec = self._read(server_id)
+            epochs = (spec["boot_epoch"], spec["soft_reboot_epoch"])
+            if self._pid(server_id) is not None:
+                if epochs == (boot_epoch, soft_reboot_epoch) and self._status(server_id) == "running":
+                    return
+                self._terminate(server_id)
+            spec.update(boot_epoch=boot_epoch, soft_reboot_epoch=soft_reboot_epoch, power="running")
+            spec.update(started_at=datetime.now(UTC).isoformat(timespec="seconds"))
+            spec.update(shutdown_asked_at=None, shutdown_sent_at=None)
+            self._write(server_id, spec)
+            self._saved(server_id).unlink(missing_ok=True)
+            self._launch(server_id, spec, taps)
+
+    def resume(self, server_id: str, taps: dict[str, str]) -> None:
+        """Go on with a suspended machine. Saved memory that cannot be used is dropped: the machine is then crashed."""
+        with self._lock(server_id):
+            saved = self._saved(server_id)
+            if self._pid(server_id) is None and saved.exists():
+                try:
+                    with open(saved, "rb") as memory:
+                        self._launch(server_id, self._read(server_id), taps, memory.fileno())
+                    while self._status(server_id) == "inmigrate":
+                        time.sleep(0.02)
+                except Unavailable:
+                    if self._pid(server_id) is None and "load of migration failed" in self._complaint(server_id):
+                        saved.unlink()  # without its memory it can still boot
+                    raise
+            self.cont(server_id)
+
+    def cont(self, server_id: str) -> None:
+        """Let a paused machine run."""
+        with self._lock(server_id):
+            live = self._require(server_id)
+            spec = self._read(server_id)
+            if spec["power"] != "running":
+                # from here on its disks change: the saved memory must never be used again
+                self._write(server_id, {**spec, "power": "running"})
+                self._saved(server_id).unlink(missing_ok=True)
+            self._execute(live, "cont")
+            live.dirty = True
+
+    def pause(self, server_id: str) -> None:
+        with self._lock(server_id):
+            live = self._require(server_id)
+            self._execute(live, "stop")
+            live.dirty = True
+
+    def suspend(self, server_id: str) -> None:
+        """Save its memory to a file and end the process."""
+        with self._lock(server_id):
+            if self._pid(server_id) is None:
+                return
+            live = self._require(server_id)
+            part, saved = self._home(server_id) / "saved.part", self._saved(server_id)
+            status = self._execute(live, "query-migrate").get("status")
+            if not saved.exists():
+                if status in ("setup", "active", "device") or (status == "completed" and part.exists()):
+                    self._wait_saved(live)  # somebody began it and died
+                else:
+                    self._save(live, part)
+                publish(part, saved)
+            self._write(server_id, {**self._read(server_id), "power": "suspended"})
+            self._terminate(server_id)
+
+    def powerdown(self, server_id: str) -> None:
+        """Press the power button. `seen` tells what becomes of it, under ``shutdown``:
+
+        ``asked``, then ``again`` (press it again), after `shutdown_grace_s` ``overdue``.
+        """
+        with self._lock(server_id):
+            live = self._require(server_id)
+            self._execute(live, "system_powerdown")
+            spec = self._read(server_id)
+            spec["shutdown_sent_at"] = time.time()
+            spec["shutdown_asked_at"] = spec["shutdown_asked_at"] or spec["shutdown_sent_at"]
+            self._write(server_id, spec)
+
+    def end(self, server_id: str) -> None:
+        """Stop it for good: its process ends, saved memory is dropped, and it counts as stopped."""
+        with self._lock(server_id):
+            self._terminate(server_id)
+            spec = self._read(server_id)
+            spec.update(power="stopped", shutdown_asked_at=None, shutdown_sent_at=None)
+            self._write(server_id, spec)
+            self._saved(server_id).unlink(missing_ok=True)
+
+    def kill(self, server_id: str) -> None:
+        """End its process without a word in the record: it is seen as crashed, so it starts again if it is wanted."""
+        with self._lock(server_id):
+            self._terminate(server_id)
+
+    # ---- devices of a running machine
+
+    def attach_disk(self, server_id: str, disk: Doc, image_path: ImagePath) -> None:
+        with self._lock(server_id):
+            live, spec, key = self._require(server_id), self._read(server_id), disk["key"]
+            if command.disk_id(key) in self._devices(live):
+                return
+            record = next((d for d in spec["disks"] if d["key"] == key), None)
+            if record is None:
+                record = self._add_disk(server_id, spec, disk, image_path)
+                self._write(server_id, spec)
+            self._drop_nodes(live, key)
+            for document in command.disk_nodes(self._home(server_id), record):
+                self._execute(live, "blockdev-add", document)
+            self._execute(live, "device_add", command.disk_device(record))
+            live.dirty = True
+
+    def detach_disk(self, server_id: str, key: str) -> None:
+        """Unplug the disk; `Unavailable` until the guest has let go of it."""
+        with self._lock(server_id):
+            if self._pid(server_id) is not None:
+                live = self._require(server_id)
+                self._unplug(live, command.disk_id(key))
+                self._drop_nodes(live, key)
+                live.dirty = True
+            spec = self._read(server_id)
+            spec["disks"] = [disk for disk in spec["disks"] if disk["key"] != key]
+            self._write(server_id, spec)
+
+    def record_nic(self, server_id: str, nic: Doc) -> None:
+        """Note that the machine is to have the port. Before its tap is made, so that this is always found again."""
+        with self._lock(server_id):
+            spec = self._read(server_id)
+            _add_nic(spec, nic)
+            self._write(server_id, spec)
+
+    def attach_nic(self, server_id: str, port_id: str, tap: str) -> None:
+        """Plug the recorded port, whose tap exists, into the running machine."""
+        with self._lock(server_id):
+            live = self._require(server_id)
+            if command.nic_id(port_id) in self._devices(live):
+                return
+            nic = next(nic for nic in self._read(server_id)["nics"] if nic["port_id"] == port_id)
+            name = command.netdev_id(port_id)
+            with contextlib.suppress(CommandError):
+                self._execute(live, "netdev_del", {"id": name})
+            with _open_tap(tap, self.netns) as fd:
+                self._execute(live, "getfd", {"fdname": name}, fds=[fd])
+            self._execute(live, "netdev_add", {"type": "tap", "id": name, "fd": name})
+            self._execute(live, "device_add", command.nic_device(nic, self.checksum_offload))
+            live.dirty = True
+
+    def detach_nic(self, server_id: str, port_id: str) -> None:
+        """Unplug the card; `Unavailable` until the guest has let go of it. The record stays (see `forget_nic`)."""
+        with self._lock(server_id):
+            if self._pid(server_id) is None:
+                return
+            live = self._require(server_id)
+            self._unplug(live, command.nic_id(port_id))
+            with contextlib.suppress(CommandError):
+                self._execute(live, "netdev_del", {"id": command.netdev_id(port_id)})
+            live.dirty = True
+
+    def forget_nic(self, server_id: str, port_id: str) -> None:
+        """Take the port, whose tap is gone, out of the record."""
+        with self._lock(server_id):
+            spec = self._read(server_id)
+            if any(nic["port_id"] == port_id for nic in spec["nics"]):
+                spec["nics"] = [nic for nic in spec["nics"] if nic["port_id"] != port_id]
+                self._write(server_id, spec)
+
+    def resize_volume(self, server_id: str, volume_id: str, size_gib: int) -> None:
+        """Grow an attached volume; the guest sees it at once."""
+        with self._lock(server_id):
+            live = self._require(server_id)
+            size_bytes = size_gib * qemu_img.GIB
+            if self._sizes(live).get(command.node(volume_id), size_bytes) < size_bytes:
+                self._execute(live, "block_resize", {"node-name": command.node(volume_id), "size": size_bytes})
+            live.dirty = True
+
+    # ---- copies
+
+    def snapshot(self, server_id: str, image_id: str) -> Path:
+        """A standalone qcow2 of the root disk as it is now, under the machine's directory."""
+        home = self._home(server_id)
+        target = home / "snapshots" / f"{image_id}.qcow2"
+        part = target.with_suffix(".part")
+        with self._lock(server_id):
+            if target.exists():
+                return target
+            root = next((disk for disk in self._read(server_id)["disks"] if disk["key"] == "root"), None)
+            if root is None:
+                raise Refused("The machine has no root disk of its own; take a snapshot of its volume.")
+            if self._pid(server_id) is not None:
+                self._backup(server_id, "root", part)
+            else:
+                qemu_img.convert(home / root["file"], root["format"], part, "qcow2")
+            publish(part, target)
+        return target
+
+    def snapshot_done(self, server_id: str, image_id: str, keep: list[str]) -> None:
+        """The snapshot is where it belongs: note it and drop the file. Notes of others than `keep` are dropped too."""
+        with self._lock(server_id):
+            spec = self._read(server_id)
+            spec["snapshots_done"] = sorted({i for i in spec["snapshots_done"] if i in keep} | {image_id})
+            self._write(server_id, spec)
+            self.drop_snapshot(server_id, image_id)
+
+    def drop_snapshot(self, server_id: str, image_id: str) -> None:
+        """Nobody wants it any more: drop the file."""
+        (self._home(server_id) / "snapshots" / f"{image_id}.qcow2").unlink(missing_ok=True)
+
+    def live_copy(self, volume_id: str, target: Path) -> bool:
+        """Copy a volume as it is now to a new qcow2 file; False when no running machine has it open."""
+        for server_id in self._holders(volume_id):
+            with self._lock(server_id):
+                if self._pid(server_id) is not None:
+                    self._backup(server_id, volume_id, target)
+                    return True
+        return False
+
+    def live_resize(self, volume_id: str, size_gib: int) -> bool:
+        """Grow a volume through the machine that has it open; False when none has."""
+        for server_id in self._holders(volume_id):
+            with self._lock(server_id):
+                if self._pid(server_id) is not None:
+                    self.resize_volume(server_id, volume_id, size_gib)
+                    return True
+        return False
+
+    # ---- the record
+
+    def _home(self, server_id: str) -> Path:
+        return self.directory / server_id
+
+    def _saved(self, server_id: str) -> Path:
+        return self._home(server_id) / "saved"
+
+    def _lock(self, server_id: str) -> threading.RLock:
+        with self._guard:
+            return self._locks.setdefault(server_id, threading.RLock())
+
+    def _read(self, server_id: str) -> Doc:
+        try:
+            document: Doc = json.loads((self._home(server_id) / "spec.json").read_bytes())
+        except FileNotFoundError:
+            return _blank_spec()
+        return document
+
+    def _write(self, server_id: str, spec: Doc) -> None:
+        part = self._home(server_id) / "spec.part"
+        part.write_text(json.dumps(spec))
+        publish(part, self._home(server_id) / "spec.json")
+
+    def _holders(self, volume_id: str) -> list[str]:
+        """Machines that have the volume in their record."""
+        known = ((server_id, self._read(server_id)["disks"]) for server_id in self.known())
+        return [server_id for server_id, disks in known if any(disk["key"] == volume_id for disk in disks)]
+
+    # ---- files
+
+    def _add_disk(self, server_id: str, spec: Doc, disk: Doc, image_path: ImagePath) -> Doc:
+        """Put `disk` into `spec` with its file, which is made if it is local and not there yet."""
+        home, record = self._home(server_id), {"key": disk["key"], "device": disk["device"]}
+        try:
+            record["port"] = command.disk_port(disk["device"], {d["port"] for d in spec["disks"]})
+        except ValueError as error:
+            raise Refused(f"Cannot attach {disk['device']}: {error}.") from error
+        record["boot_index"] = disk.get("boot_index")
+        if disk["kind"] == "volume":
+            record.update(
+                file=disk["path"], format=disk["format"], volume_id=disk["volume_id"], size_gib=disk["size_gib"]
+            )
+            if self.owner is not None and os.path.exists(disk["path"]):
+                os.chown(disk["path"], *self.owner)
+        elif disk["kind"] == "image":
+            epoch = f"root-{spec['root_epoch']}" if disk["key"] == "root" else f"{disk['key']}-{disk['image_id']}"
+            base = {"file": f"base-{disk['image_id']}", "format": disk["image_format"]}
+            record.update(file=f"{epoch}.qcow2", format="qcow2", base=base)
+            self._make_overlay(home, record, disk, image_path)
+        else:
+            record.update(file=f"{disk['key']}-{spec['root_epoch']}.raw", format="raw")
+            self._make_blank(home / record["file"], disk)
+        spec["disks"].append(record)
+        return record
+
+    def _make_overlay(self, home: Path, record: Doc, disk: Doc, image_path: ImagePath) -> None:
+        file, base, image_format = home / record["file"], home / record["base"]["file"], disk["image_format"]
+        size_bytes = disk["size_gib"] * qemu_img.GIB
+        if not file.exists():
+            if not base.exists():
+                self._link(image_path(disk["image_id"]), base)
+            image_bytes = qemu_img.require_standalone(base, image_format).virtual_size_bytes
+            if size_bytes and image_bytes > size_bytes:
+                need_gib = -(-image_bytes // qemu_img.GIB)
+                raise Refused(f"The image needs a disk of {need_gib} GiB, the flavor has {disk['size_gib']}.")
+            part = file.with_suffix(".part")
+            qemu_img.create(part, "qcow2", size_bytes or image_bytes, backing=(base, image_format))
+            publish(part, file, self.owner)
+        elif size_bytes > qemu_img.qcow2_size_bytes(file):
+            qemu_img.resize(file, "qcow2", size_bytes)
+
+    def _link(self, image: Path, base: Path) -> None:
+        part = base.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        try:
+            os.link(image, part)  # the cache may drop its own name of it whenever it likes
+        except OSError:
+            shutil.copyfile(image, part)  # another file system
+        if self.owner is not None:
+            os.chown(part, -1, self.owner[1])
+            os.chmod(part, 0o440)
+        os.rename(part, base)
+
+    def _make_blank(self, file: Path, disk: Doc) -> None:
+        if file.exists():
+            return
+        part = file.with_suffix(".part")
+        size_bytes = disk["size_mib"] * qemu_img.MIB if disk.get("size_mib") else disk["size_gib"] * qemu_img.GIB
+        with open(part, "wb") as blank:
+            blank.truncate(size_bytes)
+        mkswap = shutil.which("mkswap", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+        if disk["key"].startswith("swap") and mkswap:
+            subprocess.run([mkswap, "-q", str(part)], capture_output=True, check=False)
+        publish(part, file, self.owner)
+
+    def _drop_unused(self, home: Path, spec: Doc) -> None:
+        """Remove disks of former epochs, of ended rescues, and what a killed agent left unfinished."""
+        keep = {"spec.json", "run", "snapshots", "saved", "config.iso", "qemu.log"}
+        keep |= {disk["file"] for disk in spec["disks"]} | {d["base"]["file"] for d in spec["disks"] if "base" in d}
+        unused = [entry for entry in home.iterdir() if entry.name not in keep]
+        for entry in [*unused, *(home / "snapshots").glob("*.part")]:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    # ---- the process
+
+    def _pid(self, server_id: str) -> int | None:
+        """The process that holds the machine's pidfile locked. The kernel names it: no pid is taken for another's."""
+        try:
+            fd = os.open(self._home(server_id) / "run" / "pid", os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:
+            return None
+        try:
+            flock = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        finally:
+            os.close(fd)
+        kind, _, _, _, pid = struct.unpack("hhqqi4x", flock)
+        if kind == fcntl.F_UNLCK:
+            return None
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return None
+        return pid if any(word.startswith(f"guest={server_id},".encode()) for word in words) else None
+
+    def _launch(self, server_id: str, spec: Doc, taps: dict[str, str], incoming_fd: int | None = None) -> None:
+        home = self._home(server_id)
+        run = home / "run"
+        run.mkdir(mode=0o700, exist_ok=True)
+        if self.owner is not None:
+            os.chown(run, *self.owner)
+        for name in ("qmp", "qmp2", "serial", "vnc"):
+            (run / name).unlink(missing_ok=True)
+        with contextlib.ExitStack() as stack:
+            spec = {**spec, "nics": [nic for nic in spec["nics"] if nic["port_id"] in taps]}
+            fds = {n["port_id"]: stack.enter_context(_open_tap(taps[n["port_id"]], self.netns)) for n in spec["nics"]}
+            words = command.launcher(self.netns, self.owner, self.accel)
+            words += command.arguments(server_id, home, spec, self.accel, self.checksum_offload, fds)
+            passed = list(fds.values())
+            if incoming_fd is not None:
+                words += ["-incoming", f"fd:{incoming_fd}"]
+                passed.append(incoming_fd)
+            errors = stack.enter_context(open(home / "qemu.log", "wb"))
+            child = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                pass_fds=passed,
+                start_new_session=True,
+                cwd="/",
+                env={"PATH": f"{os.defpath}:/usr/sbin:/sbin", "LC_ALL": "C"},
+            )
+        with self._guard:
+            self._children = [old for old in self._children if old.poll() is None] + [child]
+        self._wait_launched(server_id, child)
+
+    def _wait_launched(self, server_id: str, child: subprocess.Popen[bytes]) -> None:
+        self._forget(server_id)
+        deadline = time.monotonic() + LAUNCH_S
+        pause_s = 0.01
+        while time.monotonic() < deadline:
+            if child.poll() is not None:
+                complaint = self._complaint(server_id)
+                log.error("QEMU did not start: %s", complaint, extra={"server": server_id})
+                self._kill(server_id)  # one that an agent started and died may hold the pidfile
+                raise Unavailable(f"QEMU did not start: {qemu_img.DIRECTORIES.sub('', complaint[-300:])}")
+            if self._pid(server_id) is not None:
+                with contextlib.suppress(Unavailable):
+                    self._require(server_id)
+                    return
+            time.sleep(pause_s)
+            pause_s = min(0.2, pause_s * 1.5)
+        self._kill(server_id)
+        raise Unavailable(f"QEMU was not ready after {LAUNCH_S:g} s.")
+
+    def _complaint(self, server_id: str) -> str:
+        """What QEMU said on its way out."""
+        return (self._home(server_id) / "qemu.log").read_text(errors="replace").strip()
+
+    def _terminate(self, server_id: str) -> None:
+        """End QEMU so that its disks are left whole: by asking, and after some seconds by force."""
+        if self._pid(server_id) is not None:
+            with contextlib.suppress(Unavailable):
+                self._execute(self._require(server_id), "quit", timeout_s=3.0)
+            self._await_exit(server_id, 5.0)
+        self._kill(server_id)
+        self._forget(server_id)
+
+    def _kill(self, server_id: str) -> None:
+        pid = self._pid(server_id)
+        if pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            fd = os.pidfd_open(pid)
+            try:
+                if self._pid(server_id) == pid:  # still the same process, now that it is held
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+            finally:
+                os.close(fd)
+        if not self._await_exit(server_id, 10.0):
+            raise Unavailable(f"QEMU process {pid} does not die.")
+
+    def _await_exit(self, server_id: str, timeout_s: float) -> bool:
+        pid = self._pid(server_id)
+        if pid is None:
+            return True
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return True
+        try:
+            if self._pid(server_id) == pid:
+                select.select([fd], [], [], timeout_s)
+        finally:
+            os.close(fd)
+        with self._guard:
+            self._children = [child for child in self._children if child.poll() is None]
+        return self._pid(server_id) is None
+
+    # ---- the monitor
+
+    def _require(self, server_id: str) -> Live:
+        """The running machine, connected; `Unavailable` when it is not running or does not answer."""
+        with self._guard:
+            live = self._lives.setdefault(server_id, Live())
+
+        def touched() -> None:
+            live.dirty = True
+            self.on_change()
+
+        def on_event(name: str, data: Doc) -> None:
+            if name in CHANGES:
+                touched()
+
+        with live.connecting:
+            if live.monitor is None or live.monitor.closed:
+                path = self._home(server_id) / "run" / "qmp"
+                live.monitor = self._monitors.connect(path, on_event, touched)
+                live.dirty = True
+        return live
+
+    def _forget(self, server_id: str) -> None:
+        with self._guard:
+            live = self._lives.pop(server_id, None)
+        if live is not None and live.monitor is not None:
+            self._monitors.close(live.monitor)
+
+    def _execute(
+        self, live: Live, name: str, arguments: Doc | None = None, fds: list[int] | None = None, timeout_s: float = 20.0
+    ) -> Any:
+        if live.monitor is None:
+            raise Unavailable(f"{name}: not connected")
+        return live.monitor.execute(name, arguments, fds or (), timeout_s)
+
+    def _refreshed(self, server_id: str) -> Live:
+        """The running machine with a state that is not older than its last event, or than `REREAD_S`."""
+        live = self._require(server_id)
+        if live.dirty or time.monotonic() - live.read_at > REREAD_S:
+            live.dirty = False  # before asking: what happens from here on makes it dirty again
+            try:
+                live.status = self._execute(live, "query-status", timeout_s=self.answer_s)["status"]
+                live.devices = self._devices(live)
+                live.size_bytes = self._sizes(live)
+                if live.status == "io-error":
+                    self._execute(live, "cont")  # there may be room again
+                    live.dirty = True
+            except Unavailable:
+                live.dirty = True
+                raise
+            live.read_at = time.monotonic()
+            _trim(self._home(server_id) / "run")
+        return live
+
+    def _status(self, server_id: str) -> str:
+        return str(self._execute(self._require(server_id), "query-status")["status"])
+
+    def _devices(self, live: Live) -> frozenset[str]:
+        listing = self._execute(live, "qom-list", {"path": "/machine/peripheral"})
+        return frozenset(item["name"] for item in listing)
+
+    def _sizes(self, live: Live) -> dict[str, int]:
+        nodes = self._execute(live, "query-named-block-nodes", {"flat": True})
+        return {item["node-name"]: item["image"]["virtual-size"] for item in nodes}
+
+    def _power(self, server_id: str, spec: Doc, pid: int | None, live: Live | None) -> str:
+        if pid is not None:
+            return POWER.get(live.status, "paused") if live is not None else "running"
+        if spec["power"] == "suspended" and self._saved(server_id).exists():
+            return "suspended"
+        return "stopped" if spec["power"] == "stopped" else "crashed"
+
+    def _shutdown_state(self, spec: Doc) -> str | None:
+        if spec["shutdown_asked_at"] is None:
+            return None
+        if time.time() - spec["shutdown_asked_at"] >= self.shutdown_grace_s:
+            return "overdue"
+        return "again" if time.time() - spec["shutdown_sent_at"] >= SHUTDOWN_REPEAT_S else "asked"
+
+    def _unplug(self, live: Live, device: str) -> None:
+        deadline = time.monotonic() + UNPLUG_S
+        if device not in self._devices(live):
+            return
+        with contextlib.suppress(CommandError):  # it is on its way out already
+            self._execute(live, "device_del", {"id": device})
+        while device in self._devices(live):
+            if time.monotonic() > deadline:
+                raise Unavailable(f"The guest has not let go of {device} yet.")
+            time.sleep(0.05)
+
+    def _drop_nodes(self, live: Live, key: str) -> None:
+        for name in (command.node(key), command.protocol_node(key)):
+            with contextlib.suppress(CommandError):  # not there
+                self._execute(live, "blockdev-del", {"node-name": name})
+
+    def _save(self, live: Live, part: Path) -> None:
+        self._execute(live, "stop")
+        with open(part, "wb") as memory:
+            os.fchmod(memory.fileno(), 0o600)
+            self._execute(live, "getfd", {"fdname": "saved"}, fds=[memory.fileno()])
+        self._execute(live, "migrate", {"uri": "fd:saved"})
+        self._wait_saved(live)
+
+    def _wait_saved(self, live: Live) -> None:
+        while (found := self._execute(live, "query-migrate"))["status"] != "completed":
+            if found["status"] in ("failed", "cancelled"):
+                raise Unavailable(f"The machine's memory could not be saved: {found.get('error-desc', '')}")
+            time.sleep(0.05)
+
+    def _backup(self, server_id: str, key: str, target: Path) -> None:
+        """Copy an attached disk, as it is at this moment, into the standalone qcow2 `target`."""
+        live = self._require(server_id)
+        job, source = f"copy-{key}"[:31], command.node(key)
+        self._cancel(live, job)
+        size_bytes = self._sizes(live).get(source)
+        if size_bytes is None:
+            raise Unavailable(f"The disk {key} is not attached.")
+        target.unlink(missing_ok=True)
+        qemu_img.create(target, "qcow2", size_bytes)
+        if self.owner is not None:
+            os.chown(target, *self.owner)
+        file = command.file_node(target, "p-copy")
+        try:
+            self._execute(live, "blockdev-add", file)
+            top = {"driver": "qcow2", "node-name": "n-copy", "file": "p-copy", "backing": None}
+            self._execute(live, "blockdev-add", top)
+            arguments = {"job-id": job, "device": source, "target": "n-copy", "sync": "full", "auto-dismiss": False}
+            self._execute(live, "blockdev-backup", arguments)
+            self._wait_job(live, job)
+        finally:
+            with contextlib.suppress(Unavailable):
+                self._cancel(live, job)
+
+    def _wait_job(self, live: Live, job: str) -> None:
+        deadline, pause_s = time.monotonic() + COPY_S, 0.02
+        while time.monotonic() < deadline:
+            found: Doc = next((item for item in self._execute(live, "query-jobs") if item["id"] == job), {})
+            if found.get("status") in ("concluded", None):
+                if found.get("error") or not found:
+                    raise Unavailable(f"The disk could not be copied: {found.get('error', 'the job is gone')}")
+                return
+            time.sleep(pause_s)
+            pause_s = min(0.5, pause_s * 1.5)
+        raise Unavailable(f"The disk was not copied within {COPY_S:g} s.")
+
+    def _cancel(self, live: Live, job: str) -> None:
+        """End a copy, and let go of its target: finished, failed, or begun by an agent that died."""
+        for _ in range(200):
+            found = next((item for item in self._execute(live, "query-jobs") if item["id"] == job), None)
+            if found is None:
+                break
+            with contextlib.suppress(CommandError):
+                if found["status"] == "concluded":
+                    self._execute(live, "job-dismiss", {"id": job})
+                else:
+                    self._execute(live, "job-cancel", {"id": job})
+                    time.sleep(0.05)
+        self._drop_nodes(live, "copy")
+
+
+def _owner(run_as: str | None) -> tuple[int, int] | None:
+    if run_as is None:
+        return None
+    if ":" in run_as:
+        uid, gid = run_as.split(":")
+        return int(uid), int(gid)
+    try:
+        user = pwd.getpwnam(run_as)
+    except KeyError as error:
+        raise Refused(f"There is no user {run_as} to run machines as.") from error
+    return user.pw_uid, user.pw_gid
+
+
+def _require_reachable(directory: Path, uid: int, gid: int) -> None:
+    """Refused if the user that machines run as cannot pass through the directories that their files are in."""
+    for parent in directory.parents:
+        status = parent.stat()
+        bit = 0o100 if status.st_uid == uid else 0o010 if status.st_gid == gid else 0o001
+        if not status.st_mode & bit:
+            raise Refused(f"User {uid}, whom machines run as, cannot get through {parent}. Type: chmod a+x {parent}")
+
+
+def _blank_spec() -> Doc:
+    return {
+        "name": "",
+        "vcpus": 0,
+        "ram_mib": 0,
+        "root_gib": 0,
+        "root_epoch": NEVER,
+        "boot_epoch": NEVER,
+        "soft_reboot_epoch": NEVER,
+        "rescue_image_id": None,
+        "config_drive": False,
+        "disks": [],
+        "nics": [],
+        "power": "stopped",  # what we made of it last: running without a process means crashed
+        "started_at": None,
+        "shutdown_asked_at": None,
+        "shutdown_sent_at": None,
+        "snapshots_done": [],
+    }
+
+
+def _add_nic(spec: Doc, nic: Doc) -> None:
+    if any(known["port_id"] == nic["port_id"] for known in spec["nics"]):
+        return
+    try:
+        port = command.nic_port({known["port"] for known in spec["nics"]})
+    except ValueError as error:
+        raise Refused(f"Cannot attach port {nic['port_id']}: {error}.") from error
+    spec["nics"].append({"port_id": nic["port_id"], "mac": nic["mac"], "mtu": nic["mtu"], "port": port})
+
+
+def _gib(disk: Doc, live: Live | None) -> int:
+    size_bytes = live.size_bytes.get(command.node(disk["key"])) if live is not None else None
+    return int(disk["size_gib"]) if size_bytes is None else size_bytes // qemu_img.GIB
+
+
+def _read_plain(path: Path) -> bytes:
+    """Bytes of a file in a directory that QEMU may write to: never through a link that it may have put there."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            return file.read(2 * CONSOLE_BYTES)
+    except OSError:
+        return b""
+
+
+def _trim(run: Path) -> None:
+    """Keep the console log within bounds: QEMU appends to the open file, so it is cut in place."""
+    try:
+        fd = os.open(run / "console.log", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        size_bytes = os.fstat(fd).st_size
+        if size_bytes > CONSOLE_BYTES:
+            tail = os.pread(fd, CONSOLE_BYTES // 2, size_bytes - CONSOLE_BYTES // 2)
+            os.ftruncate(fd, 0)
+            part = run / "console.part"
+            part.unlink(missing_ok=True)
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as kept:
+                kept.write(tail)
+            part.rename(run / "console.0")
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _open_tap(name: str, netns: str | None) -> Iterator[int]:
+    """An open descriptor of the tap `name` in `netns`: QEMU, which is not root, gets only this."""
+    with linux_net.in_netns(netns):
+        if not linux_net.link_exists(name):  # opening would make one that is on no switch
+            raise Unavailable(f"There is no tap {name}.")
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            flags = linux_net.IFF_TAP | linux_net.IFF_NO_PI | linux_net.IFF_VNET_HDR
+            fcntl.ioctl(fd, linux_net.TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+        except OSError as error:
+            os.close(fd)
+            raise Unavailable(f"The tap {name} cannot be opened: {error.strerror}") from error
+    try:
+        os.set_blocking(fd, False)
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,258 @@
+"""Machines that are only pretended, with the interface of `drivers.qemu.Qemu`. No root, no process, ready at once.
+
+The pretended world is one JSON file per machine, ``machines/<id>/world.json``, so it outlives whoever drives it: an
+agent over this fake can be killed like one over the real thing. A guest here always obeys: it powers off and lets go at
+once. Nobody listens on its console sockets.
+"""
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from trilith.kernel.errors import Refused, Unavailable
+
+Doc = dict[str, Any]
+ImagePath = Callable[[str], Path]
+
+NEVER = -1
+DEFINED = ("name", "vcpus", "ram_mib", "root_epoch", "root_gib", "rescue_image_id", "config_drive")
+
+
+class FakeQemu:
+    """As `Qemu`; `accel`, `netns`, `run_as` and `checksum_offload` are taken and not used."""
+
+    shutdown_grace_s = 60.0
+
+    def __init__(
+        self,
+        state_dir: Path,
+        accel: str = "tcg",
+        netns: str | None = None,
+        run_as: str | None = None,
+        on_change: Callable[[], None] = lambda: None,
+        checksum_offload: bool = False,
+    ) -> None:
+        self.directory = (state_dir / "machines").absolute()
+        self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.on_change = on_change
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def known(self) -> set[str]:
+        return {entry.name for entry in self.directory.iterdir()}
+
+    def seen(self, server_id: str) -> Doc | None:
+        if not (self.directory / server_id).is_dir():
+            return None
+        world = self._read(server_id)
+        disks, nics, runs = world["disks"], world["nics"], world["process"]
+        power = world["power"]
+        return {
+            "power": "crashed" if power in ("running", "paused") and not runs else power,
+            **{name: world[name] for name in DEFINED if name not in ("name", "config_drive")},
+            **{name: world[name] for name in ("process", "boot_epoch", "soft_reboot_epoch", "snapshots_done")},
+            "disks": [disk["device"] for disk in disks],
+            "disk_keys": [disk["key"] for disk in disks],
+            "volumes": [disk["key"] for disk in disks if disk["kind"] == "volume"],
+            "volume_sizes_gib": {disk["key"]: disk["size_gib"] for disk in disks if disk["kind"] == "volume"},
+            "nics": [nic["port_id"] for nic in nics if not runs or nic["attached"]],
+            "taps": [nic["port_id"] for nic in nics],
+            "snapshots_made": sorted(p.stem for p in (self.directory / server_id / "snapshots").glob("*.qcow2")),
+            "shutdown": None,
+            "started_at": world["started_at"] if runs else None,
+            "error": None,
+        }
+
+    def ports(self) -> set[str]:
+        return {nic["port_id"] for server_id in self.known() for nic in self._read(server_id)["nics"]}
+
+    def nics(self, server_id: str) -> list[Doc]:
+        return list(self._read(server_id)["nics"])
+
+    def console_log(self, server_id: str, lines: int | None = None) -> str:
+        text: str = self._read(server_id)["console"]
+        return text if lines is None else "".join(text.splitlines(keepends=True)[-lines:] if lines > 0 else [])
+
+    def console_socket(self, server_id: str, kind: str) -> Path:
+        if kind not in ("serial", "vnc"):
+            raise Refused(f"A machine has no {kind} console.")
+        if not self._read(server_id)["process"]:
+            raise Unavailable("The machine is not running.")
+        return self.directory / server_id / kind
+
+    def define(self, server_id: str, machine: Doc, image_path: ImagePath) -> None:
+        with self._lock:
+            (self.directory / server_id / "snapshots").mkdir(parents=True, exist_ok=True)
+            world = self._read(server_id)
+            if world["process"]:
+                raise Unavailable("The machine is running; it cannot be defined anew.")
+            world.update({name: machine[name] for name in DEFINED})
+            for disk in machine["disks"]:
+                self._ask_for_image(world, disk, image_path)
+            world["disks"] = machine["disks"]
+            wanted = {nic["port_id"]: nic for nic in machine["nics"]}
+            leaving = [nic for nic in world["nics"] if nic["port_id"] not in wanted]
+            world["nics"] = [{**nic, "attached": False} for nic in wanted.values()] + leaving
+            self._write(server_id, world)
+
+    def write_config_drive(self, server_id: str, files: dict[str, bytes]) -> None:
+        with self._lock:
+            self._change(server_id, config_drive_files=sorted(files))
+
+    def destroy(self, server_id: str) -> None:
+        with self._lock:
+            shutil.rmtree(self.directory / server_id, ignore_errors=True)
+
+    def start(self, server_id: str, taps: dict[str, str], boot_epoch: int, soft_reboot_epoch: int) -> None:
+        with self._lock:
+            world = self._read(server_id)
+            epochs = {"boot_epoch": boot_epoch, "soft_reboot_epoch": soft_reboot_epoch}
+            if world["process"] and world["power"] == "running" and epochs.items() <= world.items():
+                return
+            lines = ["Linux version 6.1.0 (pretended)", f"Booted {world['name']} at epoch {boot_epoch}", "login:"]
+            console = world["console"] + "".join(f"{line}\n" for line in lines)
+            started_at = datetime.now(UTC).isoformat(timespec="seconds")
+            world.update(**epochs, power="running", process=True, started_at=started_at, console=console[-(1 << 20) :])
+            world["nics"] = [{**nic, "attached": nic["port_id"] in taps} for nic in world["nics"]]
+            self._write(server_id, world)
+        self.on_change()
+
+    def resume(self, server_id: str, taps: dict[str, str]) -> None:
+        with self._lock:
+            if self._read(server_id)["power"] == "suspended":
+                self._change(server_id, power="running", process=True)
+
+    def cont(self, server_id: str) -> None:
+        self._running(server_id, power="running")
+
+    def pause(self, server_id: str) -> None:
+        self._running(server_id, power="paused")
+
+    def suspend(self, server_id: str) -> None:
+        with self._lock:
+            if self._read(server_id)["process"]:
+                self._change(server_id, power="suspended", process=False)
+
+    def powerdown(self, server_id: str) -> None:
+        self._running(server_id, power="stopped")
+
+    def end(self, server_id: str) -> None:
+        with self._lock:
+            self._change(server_id, power="stopped", process=False)
+
+    def kill(self, server_id: str) -> None:
+        with self._lock:
+            if server_id in self.known() and self._read(server_id)["process"]:
+                self._change(server_id, process=False, power="running")  # which without a process is crashed
+
+    def attach_disk(self, server_id: str, disk: Doc, image_path: ImagePath) -> None:
+        with self._lock:
+            world = self._read(server_id)
+            self._ask_for_image(world, disk, image_path)
+            others = [known for known in world["disks"] if known["key"] != disk["key"]]
+            self._running(server_id, disks=[*others, disk])
+
+    def detach_disk(self, server_id: str, key: str) -> None:
+        with self._lock:
+            disks = [disk for disk in self._read(server_id)["disks"] if disk["key"] != key]
+            self._change(server_id, disks=disks)
+
+    def record_nic(self, server_id: str, nic: Doc) -> None:
+        with self._lock:
+            nics = self._read(server_id)["nics"]
+            if nic["port_id"] not in [known["port_id"] for known in nics]:
+                self._change(server_id, nics=[*nics, {**nic, "attached": False}])
+
+    def attach_nic(self, server_id: str, port_id: str, tap: str) -> None:
+        self._mark_nic(server_id, port_id, True)
+
+    def detach_nic(self, server_id: str, port_id: str) -> None:
+        self._mark_nic(server_id, port_id, False)
+
+    def forget_nic(self, server_id: str, port_id: str) -> None:
+        with self._lock:
+            nics = self._read(server_id)["nics"]
+            if any(nic["port_id"] == port_id for nic in nics):
+                self._change(server_id, nics=[nic for nic in nics if nic["port_id"] != port_id])
+
+    def resize_volume(self, server_id: str, volume_id: str, size_gib: int) -> None:
+        with self._lock:
+            disks = self._read(server_id)["disks"]
+            grown = [{**disk, "size_gib": size_gib} if disk["key"] == volume_id else disk for disk in disks]
+            self._running(server_id, disks=grown)
+
+    def snapshot(self, server_id: str, image_id: str) -> Path:
+        with self._lock:
+            if "root" not in [disk["key"] for disk in self._read(server_id)["disks"]]:
+                raise Refused("The machine has no root disk of its own; take a snapshot of its volume.")
+            target = self.directory / server_id / "snapshots" / f"{image_id}.qcow2"
+            if not target.exists():
+                _write_empty_qcow2(target)
+            return target
+
+    def snapshot_done(self, server_id: str, image_id: str, keep: list[str]) -> None:
+        with self._lock:
+            done = {known for known in self._read(server_id)["snapshots_done"] if known in keep} | {image_id}
+            self._change(server_id, snapshots_done=sorted(done))
+            self.drop_snapshot(server_id, image_id)
+
+    def drop_snapshot(self, server_id: str, image_id: str) -> None:
+        (self.directory / server_id / "snapshots" / f"{image_id}.qcow2").unlink(missing_ok=True)
+
+    def live_copy(self, volume_id: str, target: Path) -> bool:
+        return False  # a pretended machine has no file open
+
+    def live_resize(self, volume_id: str, size_gib: int) -> bool:
+        return False
+
+    def _ask_for_image(self, world: Doc, disk: Doc, image_path: ImagePath) -> None:
+        made = {(known["key"], known.get("image_id")) for known in world["disks"]}
+        if disk["kind"] == "image" and (disk["key"], disk["image_id"]) not in made:
+            image_path(disk["image_id"])
+
+    def _mark_nic(self, server_id: str, port_id: str, attached: bool) -> None:
+        with self._lock:
+            if server_id not in self.known():
+                return
+            nics = self._read(server_id)["nics"]
+            marked = [{**nic, "attached": attached} if nic["port_id"] == port_id else nic for nic in nics]
+            self._change(server_id, nics=marked)
+
+    def _running(self, server_id: str, **changes: Any) -> None:
+        with self._lock:
+            if not self._read(server_id)["process"]:
+                raise Unavailable("The machine is not running.")
+            self._change(server_id, **changes)
+
+    def _change(self, server_id: str, **changes: Any) -> None:
+        self._write(server_id, {**self._read(server_id), **changes})
+
+    def _read(self, server_id: str) -> Doc:
+        try:
+            document: Doc = json.loads((self.directory / server_id / "world.json").read_bytes())
+        except FileNotFoundError:
+            zeros = {"name": "", "vcpus": 0, "ram_mib": 0, "root_gib": 0, "root_epoch": NEVER, "boot_epoch": NEVER}
+            lists: Doc = {"disks": [], "nics": [], "snapshots_done": [], "config_drive_files": []}
+            state = {"power": "stopped", "process": False, "console": "", "started_at": None, "config_drive": False}
+            return {**zeros, **lists, **state, "soft_reboot_epoch": NEVER, "rescue_image_id": None}
+        return document
+
+    def _write(self, server_id: str, world: Doc) -> None:
+        part = self.directory / server_id / "world.part"
+        part.write_text(json.dumps(world))
+        part.rename(self.directory / server_id / "world.json")  # not synced: it is to survive a kill, not a power cut
+
+
+def _write_empty_qcow2(target: Path) -> None:
+    """A header that says: version 2, clusters of 64 KiB, size 0. Enough for whoever inspects the format."""
+    header = b"QFI\xfb" + (2).to_bytes(4, "big") + bytes(12) + (16).to_bytes(4, "big") + bytes(8)
+    header += bytes(4) + bytes(4) + (1 << 16).to_bytes(8, "big") + (1 << 17).to_bytes(8, "big") + (1).to_bytes(4, "big")
+    part = target.with_suffix(".part")
+    part.write_bytes(header + bytes(12) + bytes((3 << 16) - len(header) - 12))
+    part.rename(target)

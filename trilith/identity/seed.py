@@ -1,0 +1,87 @@
+"""The first rows of a cloud: domain, roles, projects, users, catalogue. Run at every start; adds what is missing."""
+
+import itertools
+import uuid
+from typing import Any
+
+from trilith.identity import relations
+from trilith.identity.domains import DOMAIN
+from trilith.identity.endpoints import BASE, ENDPOINT
+from trilith.identity.passwords import hash_password
+from trilith.identity.projects import PROJECT
+from trilith.identity.regions import REGION
+from trilith.identity.roles import GLOBAL, ROLE
+from trilith.identity.services import SERVICE
+from trilith.identity.users import USER
+from trilith.kernel.declare import SERVICES
+from trilith.kernel.store import Tx
+
+DEFAULT_DOMAIN = "default"
+ROLES = ("admin", "manager", "member", "reader")  # each implies the next
+CATALOG = (  # type, name, path below the cloud's base URL
+    ("identity", "keystone", "/identity"),
+    ("image", "glance", "/image"),
+    ("compute", "nova", "/compute/v2.1"),
+    ("placement", "placement", "/placement"),
+    ("network", "neutron", "/networking"),
+    ("block-storage", "cinder", "/volume/v3"),
+    ("volumev3", "cinderv3", "/volume/v3"),  # the same under the name that older clients ask for
+    ("object-store", "swift", "/object-store/v1/AUTH_$(project_id)s"),
+)
+
+
+def fixed_id(name: str) -> str:
+    """Every controller gives the same thing the same id, so that two that start at once make one row."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"trilith:{name}").hex
+
+
+def seed(tx: Tx, *, admin_password: str, demo_password: str, base_url: str = BASE, region: str = "RegionOne") -> None:
+    """People and projects are made with the domain, once: what an operator deletes later stays deleted. `base_url`
+    of the default means: as the client came."""
+    if tx.one(DOMAIN, id=DEFAULT_DOMAIN) is None:
+        tx.insert(DOMAIN, {"id": DEFAULT_DOMAIN, "name": "Default", "description": "The default domain"})
+        _seed_roles(tx)
+        _seed_people(tx, admin_password, demo_password)
+    _seed_catalog(tx, base_url, region)
+
+
+def _seed_roles(tx: Tx) -> None:
+    for name in (*ROLES, "service"):
+        tx.insert(ROLE, {"id": fixed_id(f"role:{name}"), "name": name, "domain_id": GLOBAL})
+    for prior, implied in itertools.pairwise(ROLES):
+        ids = {"prior_role_id": fixed_id(f"role:{prior}"), "implied_role_id": fixed_id(f"role:{implied}")}
+        relations.add(tx, relations.IMPLICATION, **ids)
+
+
+def _seed_people(tx: Tx, admin_password: str, demo_password: str) -> None:
+    for name in ("admin", "service", "demo"):
+        new = {"id": fixed_id(f"project:{name}"), "name": name, "domain_id": DEFAULT_DOMAIN}
+        tx.insert(PROJECT, new | {"parent_id": DEFAULT_DOMAIN, "ancestors": [DEFAULT_DOMAIN]})
+    for name, password in (("admin", admin_password), ("demo", demo_password)):
+        new = {"id": fixed_id(f"user:{name}"), "name": name, "domain_id": DEFAULT_DOMAIN}
+        tx.insert(USER, new | {"password_hash": hash_password(password)})
+    admin, demo = fixed_id("user:admin"), fixed_id("user:demo")
+    _grant(tx, admin, "admin", "project", fixed_id("project:admin"))
+    _grant(tx, admin, "admin", "domain", DEFAULT_DOMAIN)
+    _grant(tx, admin, "admin", "system", relations.SYSTEM)
+    _grant(tx, demo, "member", "project", fixed_id("project:demo"))
+
+
+def _grant(tx: Tx, user_id: str, role: str, target: str, target_id: str) -> None:
+    row: dict[str, Any] = {"actor_id": user_id, "actor": "user", "target": target, "target_id": target_id}
+    relations.add(tx, relations.ASSIGNMENT, **row, role_id=fixed_id(f"role:{role}"), inherited=False)
+
+
+def _seed_catalog(tx: Tx, base_url: str, region: str) -> None:
+    """Each service that this program has, unless its type stands there already."""
+    if tx.one(REGION, id=region) is None:
+        tx.insert(REGION, {"id": region})
+    prefixes = [service.prefix for service in SERVICES]
+    for type_, name, path in CATALOG:
+        root = "/" + path.split("/")[1]
+        if tx.one(SERVICE, type=type_) or not any(f"{prefix}/".startswith(f"{root}/") for prefix in prefixes):
+            continue
+        service = tx.insert(SERVICE, {"id": fixed_id(f"service:{type_}"), "type": type_, "name": name})
+        for interface in ("public", "internal", "admin"):
+            new = {"id": fixed_id(f"endpoint:{type_}:{interface}"), "service_id": service["id"]}
+            tx.insert(ENDPOINT, new | {"interface": interface, "region_id": region, "url": base_url + path})

@@ -1,0 +1,130 @@
+"""What an operator looks at: agents, zones, how full networks are. All computed, nothing stored."""
+
+import uuid
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from trilith.kernel.errors import Fault
+from trilith.kernel.request import Ctx
+from trilith.network.allocations import ALLOCATION, pool_size
+from trilith.network.networks import NETWORK
+from trilith.network.subnets import SUBNET
+from trilith.network.versions import NETWORKING
+from trilith.placement import hosts
+
+Row = dict[str, Any]
+
+AGENTS = {
+    "OVN Controller Gateway agent": "ovn-controller",
+    "OVN Metadata agent": "trilith-agent",
+}
+
+
+def _narrowed(ctx: Ctx, rows: Iterable[Row]) -> list[Row]:
+    """Filters by what stands in the query, and keeps the fields that were asked for."""
+    names = [name for value in ctx.query.get("fields", []) for name in value.split(",") if name]
+    found = []
+    for row in rows:
+        wanted = {k: v for k, v in ctx.query.items() if k in row and k != "fields"}
+        if all(str(row[k]).lower() in [word.lower() for word in v] for k, v in wanted.items()):
+            found.append({k: v for k, v in row.items() if k in names} if names else row)
+    return found
+
+
+def _agents(ctx: Ctx) -> list[Row]:
+    found = []
+    for host in ctx.tx.rows(hosts.HOST):
+        seen_at = datetime.fromtimestamp(host["seen_at_s"] or 0, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        for kind, binary in AGENTS.items():
+            found.append(
+                {
+                    "id": str(uuid.uuid5(uuid.UUID(host["id"]), kind)),
+                    "agent_type": kind,
+                    "binary": binary,
+                    "host": host["name"],
+                    "topic": "n/a",
+                    "availability_zone": host["availability_zone"],
+                    "admin_state_up": True,
+                    "alive": hosts.is_up(host),
+                    "created_at": host["created_at"][:19].replace("T", " "),
+                    "started_at": host["created_at"][:19].replace("T", " "),
+                    "heartbeat_timestamp": seen_at,
+                    "description": "",
+                    "configurations": {},
+                    "resources_synced": None,
+                }
+            )
+    return found
+
+
+@NETWORKING.route("GET", "/agents", "admin")
+def agents(ctx: Ctx) -> Row:
+    return {"agents": _narrowed(ctx, _agents(ctx))}
+
+
+@NETWORKING.route("GET", "/agents/{agent_id}", "admin")
+def agent(ctx: Ctx) -> Row:
+    for row in _agents(ctx):
+        if row["id"] == ctx.path["agent_id"]:
+            return {"agent": row}
+    raise Fault("missing", f"Agent {ctx.path['agent_id']} could not be found.", "AgentNotFound")
+
+
+@NETWORKING.route("GET", "/availability_zones", "reader")
+def availability_zones(ctx: Ctx) -> Row:
+    names = {host["availability_zone"] for host in ctx.tx.rows(hosts.HOST)} | {"nova"}
+    rows = [
+        {"name": name, "resource": resource, "state": "available"}
+        for name in sorted(names)
+        for resource in ("network", "router")
+    ]
+    return {"availability_zones": _narrowed(ctx, rows)}
+
+
+@NETWORKING.route("GET", "/service-providers", "reader")
+def service_providers(ctx: Ctx) -> Row:
+    return {"service_providers": []}
+
+
+def _availabilities(ctx: Ctx, networks: list[Row]) -> list[Row]:
+    ids = [network["id"] for network in networks]
+    count = sa.select(ALLOCATION.c.subnet_id, sa.func.count().label("used")).group_by(ALLOCATION.c.subnet_id)
+    used = {row["subnet_id"]: row["used"] for row in ctx.tx.select(count)}
+    by_network: dict[str, list[Row]] = {network_id: [] for network_id in ids}
+    for subnet in ctx.tx.rows(SUBNET, network_id=ids):
+        by_network[subnet["network_id"]].append(
+            {
+                "subnet_id": subnet["id"],
+                "subnet_name": subnet["name"],
+                "cidr": subnet["cidr"],
+                "ip_version": subnet["ip_version"],
+                "total_ips": pool_size(subnet),
+                "used_ips": used.get(subnet["id"], 0),
+            }
+        )
+    return [
+        {
+            "network_id": network["id"],
+            "network_name": network["name"],
+            "project_id": network["project_id"],
+            "tenant_id": network["project_id"],
+            "total_ips": sum(subnet["total_ips"] for subnet in by_network[network["id"]]),
+            "used_ips": sum(subnet["used_ips"] for subnet in by_network[network["id"]]),
+            "subnet_ip_availability": by_network[network["id"]],
+        }
+        for network in networks
+    ]
+
+
+@NETWORKING.route("GET", "/network-ip-availabilities", "admin")
+def network_ip_availabilities(ctx: Ctx) -> Row:
+    return {"network_ip_availabilities": _narrowed(ctx, _availabilities(ctx, ctx.tx.rows(NETWORK)))}
+
+
+@NETWORKING.route("GET", "/network-ip-availabilities/{network_id}", "admin")
+def network_ip_availability(ctx: Ctx) -> Row:
+    network = ctx.find(NETWORK, ctx.path["network_id"])
+    return {"network_ip_availability": _availabilities(ctx, [network])[0]}

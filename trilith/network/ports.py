@@ -1,0 +1,578 @@
+"""Ports: a place on a network with a MAC address and IP addresses, for a machine, a router, or a floating address."""
+
+from collections.abc import Callable, Iterable
+from ipaddress import ip_network
+from typing import Any
+
+import sqlalchemy as sa
+
+from trilith.kernel import quota
+from trilith.kernel.declare import Field, computed, flag, ident, text
+from trilith.kernel.errors import Fault
+from trilith.kernel.kinds import Address, Choice, Either, Id, Json, ListOf, Mac, Member, Object, Prefix, Text, Whole
+from trilith.kernel.request import Ctx, forbidden
+from trilith.kernel.store import Tx
+from trilith.network import allocations
+from trilith.network.allocations import ALLOCATION
+from trilith.network.networks import NETWORK
+from trilith.network.resource import has_item, resource
+from trilith.network.security_groups import checked_groups, default_group
+from trilith.network.subnets import SUBNET
+from trilith.network.versions import NETWORKING
+from trilith.placement import hosts
+
+Row = dict[str, Any]
+Condition = sa.ColumnElement[bool]
+
+MAC_PREFIX = "fa:16:3e"
+MAX_ADDRESSES = 50
+ROUTER_OWNERS = ("network:router_interface", "network:router_gateway")
+SERVICE_OWNERS = (*ROUTER_OWNERS, "network:floatingip")  # such a port goes with what it belongs to
+BINDING = "admin|service"
+
+FIXED_IP = Object({"subnet_id": Member(Id(), null=True), "ip_address": Member(Address(), null=True)})
+ADDRESS_PAIR = Object(
+    {
+        "ip_address": Member(Either((Address(), Prefix(loose=True))), required=True),
+        "mac_address": Member(Mac(), null=True),
+    }
+)
+DHCP_OPTION = Object(
+    {
+        "opt_name": Member(Text(64, 1), required=True),
+        "opt_value": Member(Text(255), null=True),
+        "ip_version": Member(Whole(4, 6)),
+    }
+)
+
+
+def _status(row: Row) -> Row:
+    """ACTIVE once the host says that it is plugged in; what no host plugs in is there when its router is."""
+    owner = row["device_owner"]
+    if owner == "network:floatingip":
+        return {"status": "N/A"}
+    if owner.startswith("network:"):
+        return {"status": "ACTIVE" if row["admin_state_up"] else "DOWN"}
+    return {"status": "ACTIVE" if row["seen_up"] and row["binding_host"] and row["admin_state_up"] else "DOWN"}
+
+
+def _wakes(row: Row) -> Iterable[str]:
+    yield "northbound"
+    if row["binding_host"]:
+        yield hosts.topic(row["binding_host"])
+
+
+def _scope(ctx: Ctx) -> Condition | None:
+    """The caller's own, and all on the caller's networks."""
+    if ctx.who.is_admin or "service" in ctx.who.roles:
+        return None
+    own = sa.select(NETWORK.c.id).where(NETWORK.c.project_id == ctx.who.project_id)
+    return sa.or_(PORT.c.project_id == ctx.who.project_id, PORT.c.network_id.in_(own))
+
+
+def _by_fixed_ip(ctx: Ctx, values: list[str]) -> Condition:
+    """``fixed_ips=ip_address=A``, ``subnet_id=S``, ``ip_address_substr=T``: the same key is OR, different keys AND."""
+    columns = {"ip_address": ALLOCATION.c.ip_address, "subnet_id": ALLOCATION.c.subnet_id}
+    asked: dict[str, list[str]] = {}
+    for value in values:
+        name, _, word = value.partition("=")
+        if name not in (*columns, "ip_address_substr"):
+            raise Fault(
+                "invalid", f"Invalid input for fixed_ips. Reason: {value!r} is not KEY=VALUE.", "HTTPBadRequest"
+            )
+        asked.setdefault(name, []).append(word)
+    where: list[Condition] = [columns[name].in_(words) for name, words in asked.items() if name in columns]
+    if parts := asked.get("ip_address_substr"):
+        where.append(sa.or_(*[ALLOCATION.c.ip_address.contains(part, autoescape=True) for part in parts]))
+    return PORT.c.id.in_(sa.select(ALLOCATION.c.port_id).where(*where))  # type: ignore[no-any-return]
+
+
+def _by_group(ctx: Ctx, values: list[str]) -> Condition:
+    return sa.or_(*[has_item(PORT.c.security_groups, value) for value in values])
+
+
+def _dns_assignment(row: Row, ctx: Ctx) -> list[Row]:
+    return [
+        {
+            "ip_address": fixed["ip_address"],
+            "hostname": row["dns_name"] or f"host-{fixed['ip_address'].replace('.', '-').replace(':', '-')}",
+            "fqdn": f"{row['dns_name'] or 'host-' + fixed['ip_address'].replace('.', '-').replace(':', '-')}"
+            f".{ctx.settings.get('dns_domain', 'openstacklocal')}.",
+        }
+        for fixed in row["fixed_ips"]
+    ]
+
+
+def _vif_details(row: Row, ctx: Ctx) -> Row:
+    if not row["binding_host"]:
+        return {}
+    return {"port_filter": True, "connectivity": "l2", "bound_drivers": {"0": "ovn"}}
+
+
+PORT = resource(
+    "port",
+    "/ports",
+    dict(
+        network_id=ident(create="required", filter=True, sort=True, index=True),
+        mac_address=Field(
+            kind=Either((Mac(), Text(0))), create="optional", update=True, null=True, filter=True, sort=True
+        ),
+        admin_state_up=flag(create="optional", update=True, default=True, filter=True, sort=True),
+        fixed_ips=Field(
+            kind=ListOf(FIXED_IP, MAX_ADDRESSES), create="optional", update=True, null=True, filter=_by_fixed_ip
+        ),
+        device_id=text(255, create="optional", update=True, default="", null=True, filter=True, sort=True, index=True),
+        device_owner=text(
+            255, create="optional", update=True, default="", null=True, filter=True, sort=True, index=True
+        ),
+        status=text(16, filter=True, sort=True),
+        port_security_enabled=flag(create="optional", update=True, null=True, extension="port-security"),
+        security_groups=Field(
+            kind=ListOf(Id()), create="optional", update=True, null=True, filter=_by_group, extension="security-group"
+        ),
+        allowed_address_pairs=Field(
+            kind=ListOf(ADDRESS_PAIR),
+            create="optional",
+            update=True,
+            null=True,
+            default=list,
+            extension="allowed-address-pairs",
+        ),
+        extra_dhcp_opts=Field(
+            kind=ListOf(DHCP_OPTION),
+            create="optional",
+            update=True,
+            null=True,
+            default=list,
+            extension="extra_dhcp_opt",
+        ),
+        binding_host=text(
+            255,
+            wire="binding:host_id",
+            create="optional",
+            update=True,
+            default="",
+            null=True,
+            policy=BINDING,
+            see=BINDING,
+            filter=True,
+            extension="binding",
+        ),
+        binding_profile=Field(
+            kind=Json(),
+            wire="binding:profile",
+            create="optional",
+            update=True,
+            null=True,
+            default=dict,
+            policy=BINDING,
+            see=BINDING,
+        ),
+        binding_vnic_type=Field(
+            kind=Choice(("normal", "direct", "macvtap", "baremetal", "direct-physical", "virtio-forwarder")),
+            wire="binding:vnic_type",
+            create="optional",
+            update=True,
+            default="normal",
+            filter=True,
+        ),
+        vif_type=computed(
+            lambda row, ctx: "ovs" if row["binding_host"] else "unbound", wire="binding:vif_type", see=BINDING
+        ),
+        vif_details=computed(_vif_details, wire="binding:vif_details", see=BINDING),
+        dns_name=Field(
+            kind=Text(63, 0, r"([A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)?"),
+            create="optional",
+            update=True,
+            default="",
+            null=True,
+            filter=True,
+            extension="dns-integration",
+        ),
+        dns_assignment=computed(_dns_assignment, extension="dns-integration"),
+        ip_allocation=computed(lambda row, ctx: "immediate" if row["fixed_ips"] else "none", extension="ip_allocation"),
+        seen_up=flag(default=False, hidden=True),
+    ),
+    scope=_scope,
+    derive=_status,
+    wakes=_wakes,
+    unique=[("network_id", "mac_address")],
+    filters={"ip_allocation": lambda ctx, values: sa.true()},
+)
+NETWORKING.quota(
+    "port",
+    500,
+    lambda tx, project_id: tx.count(
+        PORT, PORT.c.device_owner != "network:distributed", PORT.c.project_id == project_id
+    ),
+)
+
+
+# what other services call
+def make_port(
+    tx: Tx,
+    new_id: Callable[[], str],
+    *,
+    project_id: str,
+    network_id: str,
+    name: str = "",
+    fixed_ips: list[Row] | None = None,
+    security_group_ids: list[str] | None = None,
+    mac_address: str | None = None,
+    device_id: str = "",
+    device_owner: str = "",
+    host: str | None = None,
+    admin_state_up: bool = True,
+    port_security_enabled: bool | None = None,
+    **more: Any,
+) -> Row:
+    """A port with its addresses taken. `fixed_ips`: see `allocations.choose`; `security_group_ids` None: the project's
+    default group. `more`: further columns. `Fault`: IpAddressGenerationFailure, IpAddressInUse, OverQuota ..."""
+    network = tx.get(NETWORK, network_id)
+    if project_id and device_owner != "network:distributed":
+        quota.check(tx, NETWORKING, project_id, port=1)
+    row = PORT.blank() | {
+        "id": more.pop("id", None) or new_id(),
+        "project_id": project_id,
+        "network_id": network_id,
+        "name": name,
+        "device_id": device_id,
+        "device_owner": device_owner,
+        "binding_host": host or "",
+        "admin_state_up": admin_state_up,
+    }
+    row |= more
+    row["mac_address"] = mac_address or _free_mac(tx, row)
+    own = device_owner.startswith("network:")
+    secure = (network["port_security_enabled"] if port_security_enabled is None else port_security_enabled) and not own
+    if security_group_ids is None:
+        security_group_ids = [default_group(tx, new_id, project_id)["id"]] if secure and project_id else []
+    row |= {"port_security_enabled": secure, "security_groups": security_group_ids}
+    row["allowed_address_pairs"] = _with_mac(row["allowed_address_pairs"], row["mac_address"])
+    _check_security(row)
+    if tx.one(PORT, network_id=network_id, mac_address=row["mac_address"]) is not None:
+        raise mac_in_use(row)
+    row["fixed_ips"] = allocations.choose(tx, row, _subnets(tx, network_id), fixed_ips)
+    return tx.insert(PORT, row)
+
+
+def bind_port(tx: Tx, port: Row, *, device_id: str, device_owner: str, host: str) -> Row:
+    """The port is that machine's, on that host."""
+    if port["device_id"] and port["device_id"] != device_id:
+        raise in_use(port)
+    seen_up = port["seen_up"] and port["binding_host"] == host
+    changes = {"device_id": device_id, "device_owner": device_owner, "binding_host": host or "", "seen_up": seen_up}
+    return tx.update(PORT, port, **changes)
+
+
+def unbind_port(tx: Tx, port: Row) -> Row:
+    """The port is nobody's again; it keeps its addresses."""
+    return tx.update(PORT, port, device_id="", device_owner="", binding_host="", seen_up=False)
+
+
+def drop_port(tx: Tx, port: Row) -> None:
+    """Deletes the port, frees its addresses, and takes floating addresses off it."""
+    from trilith.network.floatingips import disassociate
+
+    disassociate(tx, port["id"])
+    allocations.release(tx, port["id"])
+    tx.delete(PORT, port)
+
+
+def ports_of(tx: Tx, device_ids: list[str]) -> list[Row]:
+    """The ports of these machines, oldest first."""
+    return sorted(tx.rows(PORT, device_id=device_ids), key=lambda row: (row["created_at"], row["id"]))
+
+
+def readdress(tx: Tx, port: Row, asked: list[Row]) -> Row:
+    """Gives the port these addresses instead of those that it has; what is asked for without an address keeps the
+    one that it has in that subnet."""
+    left = list(port["fixed_ips"])
+    kept, wanted = [], []
+    for want in asked:
+        same = next((fixed for fixed in left if _asks_for(want, fixed)), None)
+        if same is not None:
+            left.remove(same)
+            kept.append(same)
+        else:
+            wanted.append(want)
+    for fixed in left:
+        allocations.release(tx, port["id"], fixed["ip_address"])
+    new = allocations.choose(tx, port, _subnets(tx, port["network_id"]), wanted)
+    return tx.update(PORT, port, fixed_ips=kept + new)
+
+
+def _asks_for(want: Row, fixed: Row) -> bool:
+    return all(want.get(name) in (None, fixed[name]) for name in ("subnet_id", "ip_address")) and any(want.values())
+
+
+def nic_document(tx: Tx, port: Row) -> Row:
+    """What a machine's host must know of a port: ``{"port_id", "mac", "mtu", "ready"}``; ready: OVN says
+    that it is up."""
+    mtu = tx.scalar(sa.select(NETWORK.c.mtu).where(NETWORK.c.id == port["network_id"]))
+    ready = bool(port["binding_host"] and port["seen_up"])
+    return {"port_id": port["id"], "mac": port["mac_address"], "mtu": mtu, "ready": ready}
+
+
+def addresses(tx: Tx, device_ids: list[str]) -> dict[str, dict[str, list[Row]]]:
+    """The addresses of machines, fixed and floating: ``{device_id: {network name: [address, ...]}}``."""
+    from trilith.network.floatingips import FLOATING_IP
+
+    ports = ports_of(tx, device_ids)
+    found: dict[str, dict[str, list[Row]]] = {device_id: {} for device_id in device_ids}
+    networks = {row["id"]: row for row in tx.rows(NETWORK, id={port["network_id"] for port in ports})}
+    floating: dict[tuple[str, str], list[str]] = {}
+    for row in tx.rows(FLOATING_IP, port_id=[port["id"] for port in ports]):
+        floating.setdefault((row["port_id"], row["fixed_ip_address"]), []).append(row["floating_ip_address"])
+    for port in ports:
+        of_network = found[port["device_id"]].setdefault(networks[port["network_id"]]["name"], [])
+        for fixed in port["fixed_ips"]:
+            of_network.append(_address(port, fixed["ip_address"], "fixed"))
+            for outer in floating.get((port["id"], fixed["ip_address"]), []):
+                of_network.append(_address(port, outer, "floating"))
+    return found
+
+
+def _address(port: Row, address: str, kind: str) -> Row:
+    return {
+        "addr": address,
+        "version": 6 if ":" in address else 4,
+        "OS-EXT-IPS:type": kind,
+        "OS-EXT-IPS-MAC:mac_addr": port["mac_address"],
+    }
+
+
+def network_data(tx: Tx, ports: list[Row]) -> Row:
+    """The document ``network_data.json`` of a machine with these ports."""
+    links: list[Row] = []
+    networks: list[Row] = []
+    services: list[Row] = []
+    for port in ports:
+        mtu = tx.scalar(sa.select(NETWORK.c.mtu).where(NETWORK.c.id == port["network_id"]))
+        link = f"tap{port['id'][:11]}"
+        links.append(
+            {
+                "id": link,
+                "vif_id": port["id"],
+                "type": "ovs",
+                "mtu": mtu,
+                "ethernet_mac_address": port["mac_address"],
+            }
+        )
+        subnets = {subnet["id"]: subnet for subnet in _subnets(tx, port["network_id"])}
+        for fixed in port["fixed_ips"]:
+            subnet = subnets[fixed["subnet_id"]]
+            dns = [{"type": "dns", "address": address} for address in subnet["dns_nameservers"]]
+            services += [service for service in dns if service not in services]
+            head = {"id": f"network{len(networks)}", "link": link, "network_id": port["network_id"]}
+            networks.append(head | _subnet_data(subnet, fixed["ip_address"], dns))
+    return {"links": links, "networks": networks, "services": services}
+
+
+def _subnet_data(subnet: Row, address: str, dns: list[Row]) -> Row:
+    """How a machine gets its address in a subnet: told by the network, or written here."""
+    version = subnet["ip_version"]
+    if subnet["enable_dhcp"]:
+        mode = "dhcp" if version == 4 else subnet["ipv6_address_mode"] or "dhcp"
+        return {
+            "type": f"ipv{version}_{mode if mode in ('dhcp', 'slaac') else 'dhcpv6-' + mode.removeprefix('dhcpv6-')}"
+        }
+    routes = [(route["destination"], route["nexthop"]) for route in subnet["host_routes"]]
+    if subnet["gateway_ip"]:
+        routes.append(("0.0.0.0/0" if version == 4 else "::/0", subnet["gateway_ip"]))
+    nets = [(ip_network(destination, strict=False), hop) for destination, hop in routes]
+    return {
+        "type": f"ipv{version}",
+        "ip_address": address,
+        "netmask": str(ip_network(subnet["cidr"]).netmask),
+        "routes": [
+            {"network": str(net.network_address), "netmask": str(net.netmask), "gateway": hop} for net, hop in nets
+        ],
+        "services": dns,
+    }
+
+
+def _subnets(tx: Tx, network_id: str) -> list[Row]:
+    found = tx.rows(SUBNET, network_id=network_id)
+    return sorted(found, key=lambda row: (row["created_at"], row["id"]))
+
+
+def _free_mac(tx: Tx, row: Row) -> str:
+    """From the port's id, so that it is the same when the transaction is run again."""
+    digits = row["id"].replace("-", "")
+    for start in range(0, len(digits) - 5):
+        part = digits[start : start + 6]
+        mac = f"{MAC_PREFIX}:{part[0:2]}:{part[2:4]}:{part[4:6]}"
+        if tx.one(PORT, network_id=row["network_id"], mac_address=mac) is None:
+            return mac
+    raise Fault(
+        "no_capacity", f"Unable to generate unique mac on network {row['network_id']}.", "MacAddressGenerationFailure"
+    )
+
+
+def mac_in_use(row: Row) -> Fault:
+    return Fault(
+        "conflict",
+        f"Unable to complete operation for network {row['network_id']}. "
+        f"The mac address {row['mac_address']} is in use.",
+        "MacAddressInUse",
+    )
+
+
+def in_use(port: Row) -> Fault:
+    return Fault(
+        "conflict",
+        f"Unable to complete operation on port {port['id']} for network {port['network_id']}. Port already has an "
+        f"attached device {port['device_id']}.",
+        "PortInUse",
+    )
+
+
+def _check_security(row: Row) -> None:
+    """Groups and address pairs mean nothing on a port without port security."""
+    if row["port_security_enabled"]:
+        return
+    if row["security_groups"]:
+        raise Fault(
+            "conflict",
+            "Port security must be enabled and port must have an IP address in order to use security groups.",
+            "PortSecurityAndIPRequiredForSecurityGroups",
+        )
+    if row["allowed_address_pairs"]:
+        raise Fault(
+            "conflict",
+            "Port Security must be enabled in order to have allowed address pairs on a port.",
+            "AddressPairAndPortSecurityRequired",
+        )
+
+
+# the API
+def _clean(ctx: Ctx, body: Row) -> None:
+    """Null means the empty value; pairs and options in their full form."""
+    for name, empty in (("device_id", ""), ("device_owner", ""), ("binding_host", ""), ("dns_name", "")):
+        if name in body and body[name] is None:
+            body[name] = empty
+    if "allowed_address_pairs" in body:
+        body["allowed_address_pairs"] = _checked_pairs(body["allowed_address_pairs"] or [])
+    for option in body.get("extra_dhcp_opts") or []:
+        option.setdefault("ip_version", 4)
+    if body.get("binding_profile", ()) is None:
+        body["binding_profile"] = {}
+    if body.get("dns_name"):
+        body["dns_name"] = body["dns_name"].lower()
+    if body.get("mac_address", ()) == "":
+        body["mac_address"] = None
+
+
+def _checked_pairs(pairs: list[Row]) -> list[Row]:
+    if any(pairs.count(pair) > 1 for pair in pairs):
+        raise Fault("invalid", "Request contains duplicate address pair.", "DuplicateAddressPairInRequest")
+    return pairs
+
+
+def _network_owners_only(ctx: Ctx, network: Row, body: Row, operation: str) -> None:
+    """On another project's network, one takes what one is given."""
+    if ctx.who.is_admin or network["project_id"] == ctx.who.project_id or "service" in ctx.who.roles:
+        return
+    for name in ("mac_address", "port_security_enabled", "allowed_address_pairs"):
+        if body.get(name):
+            raise forbidden(f"{operation}_port:{name}")
+    if any(fixed.get("ip_address") for fixed in body.get("fixed_ips") or []):
+        raise forbidden(f"{operation}_port:fixed_ips:ip_address")
+    if (body.get("device_owner") or "").startswith("network:"):
+        raise forbidden(f"{operation}_port:device_owner")
+
+
+@PORT.on("create")
+def create(ctx: Ctx, new: Row) -> Row:
+    network = ctx.find(NETWORK, new["network_id"])
+    _network_owners_only(ctx, network, new, "create")
+    _clean(ctx, new)
+    groups = new.pop("security_groups")
+    if groups is not None:
+        groups = checked_groups(ctx.tx, new["project_id"], ctx.who.is_admin, groups)
+    new["extra_dhcp_opts"] = _merged_options([], new["extra_dhcp_opts"] or [])
+    host = new.pop("binding_host")
+    return make_port(ctx.tx, ctx.new_id, security_group_ids=groups, host=host, **new)
+
+
+def _with_mac(pairs: list[Row], mac: str) -> list[Row]:
+    return [pair | {"mac_address": pair.get("mac_address") or mac} for pair in pairs]
+
+
+def _merged_options(old: list[Row], asked: list[Row]) -> list[Row]:
+    """An option that is asked for with null goes; the others are set."""
+    found = {(option["opt_name"], option["ip_version"]): option for option in old}
+    for option in asked:
+        key = (option["opt_name"], option["ip_version"])
+        if option.get("opt_value") is None:
+            found.pop(key, None)
+        else:
+            found[key] = {"opt_name": key[0], "opt_value": option["opt_value"], "ip_version": key[1]}
+    return list(found.values())
+
+
+@PORT.on("update")
+def update(ctx: Ctx, row: Row, changes: Row) -> Row:
+    network = ctx.tx.get(NETWORK, row["network_id"])
+    _network_owners_only(ctx, network, changes, "update")
+    _clean(ctx, changes)
+    if "mac_address" in changes:
+        _check_new_mac(ctx, row, changes)
+    asked = changes.pop("fixed_ips", None)
+    _router_ports_stay(row, changes, asked)
+    if changes.get("security_groups", ()) is None:
+        changes["security_groups"] = []
+    if "security_groups" in changes:
+        project_id = row["project_id"] or str(ctx.who.project_id)
+        changes["security_groups"] = checked_groups(ctx.tx, project_id, ctx.who.is_admin, changes["security_groups"])
+    if changes.get("port_security_enabled", ()) is None:
+        del changes["port_security_enabled"]
+    if "extra_dhcp_opts" in changes:
+        changes["extra_dhcp_opts"] = _merged_options(row["extra_dhcp_opts"], changes["extra_dhcp_opts"] or [])
+    if "allowed_address_pairs" in changes:
+        mac = changes.get("mac_address") or row["mac_address"]
+        changes["allowed_address_pairs"] = _with_mac(changes["allowed_address_pairs"], str(mac))
+    if "binding_host" in changes and changes["binding_host"] != row["binding_host"]:
+        changes["seen_up"] = False
+    if asked is not None:
+        row = readdress(ctx.tx, row, asked)
+    _check_security(row | changes)
+    return ctx.tx.update(PORT, row, **changes)
+
+
+def _check_new_mac(ctx: Ctx, row: Row, changes: Row) -> None:
+    if changes["mac_address"] is None or changes["mac_address"] == row["mac_address"]:
+        del changes["mac_address"]
+        return
+    if not ctx.may("admin"):
+        raise forbidden("update_port:mac_address")
+    if row["binding_host"]:
+        raise Fault("conflict", f"Unable to complete operation on port {row['id']}: it is bound.", "PortBound")
+    if ctx.tx.one(PORT, network_id=row["network_id"], mac_address=changes["mac_address"]) is not None:
+        raise mac_in_use(row | changes)
+
+
+def _router_ports_stay(row: Row, changes: Row, asked: list[Row] | None) -> None:
+    """What a router holds is changed through the router."""
+    if row["device_owner"] not in ROUTER_OWNERS or not row["device_id"]:
+        return
+    for name in ("device_id", "device_owner"):
+        if name in changes and changes[name] != row[name]:
+            raise Fault(
+                "conflict",
+                f"Port {row['id']} cannot be updated directly via the port API: "
+                f"has device owner {row['device_owner']}.",
+                "ServicePortInUse",
+            )
+
+
+@PORT.on("delete")
+def delete(ctx: Ctx, row: Row) -> None:
+    if row["device_owner"] in SERVICE_OWNERS and row["device_id"]:
+        raise Fault(
+            "conflict",
+            f"Port {row['id']} cannot be deleted directly via the port API: has device owner {row['device_owner']}.",
+            "ServicePortInUse",
+        )
+    drop_port(ctx.tx, row)
