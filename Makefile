@@ -27,8 +27,8 @@ lint: ## ruff, mypy, and the shape of the tree
 guest: setup ## the guest image: builds it when it is not in the cache, prints where it is
 	@$(PYTHON) -m guest.build --print-path
 
-trace: ## what one request did in every process: make trace ID=req-...
-	@.venv/bin/trilith logs --request $(ID)
+trace: ## the files and functions that one POST of a server passes, from the request to the running machine
+	@$(PYTHON) -m tools.trace $(ARGS)
 
 bench: setup ## Trilith and upstream side by side on this machine, a table of ratios
 	@$(PYTHON) -m tests.bench $(ARGS)

@@ -25,6 +25,7 @@ class Cloud:
     def __init__(self, port: int, fake: bool = False) -> None:
         self.port, self.fake = port, fake
         self.state = Path(tempfile.mkdtemp(prefix="tri-", dir="/var/tmp"))
+        self.state.chmod(0o711)  # machines run as another user
         self.home = self.state / "home"
         self.home.mkdir()
         self.env = {**os.environ, "HOME": str(self.home)}
@@ -56,7 +57,7 @@ class Cloud:
     def openstack(self, *words: str, who: str = "admin", check: bool = True) -> subprocess.CompletedProcess[str]:
         """The unmodified stock client."""
         command = [str(OPENSTACK), "--os-cloud", self.names[who], *words]
-        done = subprocess.run(command, capture_output=True, text=True, env=self.env, timeout=300, cwd=self.state)
+        done = subprocess.run(command, capture_output=True, text=True, env=self.env, timeout=150, cwd=self.state)
         assert not check or done.returncode == 0, f"openstack {' '.join(words)}: {done.stdout}{done.stderr}"
         return done
 

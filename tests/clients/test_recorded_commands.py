@@ -185,7 +185,7 @@ FIRST = [
     ("hypervisor list", says("up")),
     ("compute service list", says("nova-compute", "enabled", "up")),
     ("availability zone list", says("nova", "available")),
-    ("limits show --absolute", says("maxTotalCores", "maxTotalVolumes")),
+    ("limits show --absolute", says("total_cores", "max_total_volumes")),
     ("EXTRA server remove volume s1 v1", disk_gone),
     ("volume snapshot create --volume v1 snap1", snapshot_there),
     ("EXTRA server add volume s1 v1", volume_status("v1", "in-use")),

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import event
 
 from tests.client import Answer, Client
-from tests.contract import declared, specimens
+from tests.contract import declared, samples, specimens
 from tests.contract.declared import Operation, name_of
 from trilith.cluster.api import open_identity, open_store
 from trilith.cluster.bootstrap import bootstrap
@@ -82,11 +82,8 @@ class Cloud:
 
     def perform(self, operation: Operation, who: str | None, body: Any = None, row: Row | None = None) -> Answer:
         url = self.url(operation, row)
-        more = dict(specimens.HEADERS.get(operation.id, {}))
-        media = more.pop("media", "application/json")
-        return self.ask(
-            operation.method, url, who, body, operation.at, operation.service, headers=more or None, media=media
-        )
+        more: Row = {"raw": b"x", "media": "application/octet-stream"} if operation.id in specimens.BYTES else {}
+        return self.ask(operation.method, url, who, body, operation.at, operation.service, **more)
 
     def url(self, operation: Operation, row: Row | None = None) -> str:
         noun = operation.noun
@@ -121,18 +118,20 @@ class Cloud:
         return self.store.read(lambda tx: tx.one(noun, noun.c[noun.key] == key))
 
     def visible(self, operation: Operation, row: Row, who: str) -> bool:
-        """Whether the row is in the caller's scope, as declared."""
+        """Whether the row, or for a list what it is below, is in the caller's scope, as declared."""
         noun = operation.noun
         assert noun is not None
 
         def look(tx: Any) -> bool:
-            ctx = Ctx(self.store, noun.service, operation.method, operation.path, "", "req-" + specimens.SOME_ID)
+            ctx = Ctx(self.store, noun.service, operation.method, operation.path, "", f"req-{samples.SOME_ID}")
             ctx.who, ctx.at, ctx._tx = self.people[who], operation.version, tx
             if noun.parent is not None:
                 variable = [part[1:-1] for part in noun.path.split("/") if part.startswith("{")][-1]
                 parent = noun.parent
                 if variable in row and tx.one(parent, parent.c[parent.key] == row[variable], parent.scope(ctx)) is None:
                     return False
+            if not operation.about_a_row:
+                return True
             return tx.one(noun, noun.c[noun.identity] == row[noun.identity], noun.scope(ctx)) is not None
 
         return self.store.read(look)

@@ -94,13 +94,12 @@ class Operation:
 
 def _of_noun(noun: Noun) -> Iterator[Operation]:
     service, base = noun.service, noun.service.prefix + noun.path
-    common = dict(since=noun.since, until=noun.until)
     methods = {"list": "GET", "create": "POST", "show": "GET", "update": noun.update_method, "delete": "DELETE"}
     for kind, policy in noun.policy.items():
         path = base if kind in ("list", "create") else f"{base}/{{id}}"
-        yield Operation(service, noun, kind, methods[kind], path, policy, **common)
+        yield Operation(service, noun, kind, methods[kind], path, policy, noun.since, noun.until)
         if kind == "list" and noun.detail:
-            yield Operation(service, noun, "detail", "GET", f"{base}/detail", policy, **common)
+            yield Operation(service, noun, "detail", "GET", f"{base}/detail", policy, noun.since, noun.until)
     for name, verb in noun.verbs.items():
         path = f"{base}/{{id}}/action"
         yield Operation(service, noun, "verb", "POST", path, verb.policy, verb.since, verb.until, name, verb)

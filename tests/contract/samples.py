@@ -33,6 +33,7 @@ HOSTILE: tuple[Any, ...] = (
     "\ud7ff\U0001f4a9\u202e",
     "../../etc/passwd",
     "' OR 1=1 --",
+    "9" * 5000,
     7,
     -1,
     2**70,
@@ -66,7 +67,7 @@ def good(kind: Kind, at: Version) -> Any:
         return {"k": good(kind.value, at)}
     if isinstance(kind, Either):
         return good(kind.kinds[0], at)
-    for value in (kind.options if hasattr(kind, "options") else CANDIDATES):
+    for value in kind.options if hasattr(kind, "options") else CANDIDATES:
         if takes(kind, value, at):
             return value
     least = getattr(kind, "least", 0) or getattr(kind, "low", 0)

@@ -120,10 +120,19 @@ SPECIMENS: dict[str, Specimen] = {
         "admin",
     ),
     "identity.application_credential": Specimen(
-        lambda cloud, n: {"name": f"credential{n}"}
+        lambda cloud, n: {
+            "name": f"credential{n}",
+            "access_rules": [{"service": "compute", "method": "GET", "path": f"/v2.1/{n}"}],
+        }
+    ),
+    "identity.access_rule": Specimen(
+        lambda cloud, n: {"id": f"rule{n}", "user_id": _person(cloud), "path": f"/{n}", "method": "GET"}, insert=True
     ),
     # image
     "image.image": Specimen(named("image", disk_format="raw", container_format="bare")),
+    "image.task": Specimen(
+        lambda cloud, n: {"id": f"{SOME_ID[:-3]}{n:03}", "image_id": cloud.rows["image.image"]["id"]}, insert=True
+    ),
     # network
     "network.network": Specimen(named("network")),
     "network.subnetpool": Specimen(
@@ -206,8 +215,19 @@ PATHS: dict[tuple[str, str], Callable[["Cloud"], Any]] = {
     ("", "migration_id"): the("compute.migration", "number"),
     ("", "image_id"): the("image.image"),
     ("", "flavor_id"): the("compute.flavor"),
+    ("", "alias"): lambda cloud: "os-keypairs",
+    ("network:GET /networking/v2.0/extensions/{alias}", "alias"): lambda cloud: "router",
+    ("", "action"): lambda cloud: "enable",
+    ("", "class_name"): lambda cloud: "default",
+    ("", "network"): lambda cloud: "public",
+    ("", "network_id"): the("network.network"),
+    ("", "volume_id"): the("volume.volume"),
+    ("", "port_id"): the("network.port"),
+    ("", "service_id"): lambda cloud: SOME_ID,
+    ("", "hypervisor_id"): lambda cloud: named_id("host:h1"),
+    ("", "agent_id"): lambda cloud: SOME_ID,
     ("", "id"): lambda cloud: SOME_ID,
 }
 BODIES: dict[str, Callable[["Cloud"], Any]] = {}  # for operations whose bodies cannot be derived
 QUERIES: dict[str, str] = {}
-HEADERS: dict[str, dict[str, str]] = {}
+BYTES = {f"image.images:PUT /image/v2/images/{{id}}/{where}" for where in ("file", "stage")}  # not JSON

@@ -1,5 +1,7 @@
 """Every field of every body: what its kind does not take is refused, and nothing that is sent does any harm."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -90,7 +92,7 @@ def test_unknown_field(cloud: Cloud, operation: Operation) -> None:
 def test_no_object_at_all(cloud: Cloud, operation: Operation) -> None:
     noun = operation.noun
     assert noun is not None
-    wrong: list[object] = [[], "x", 7, None, {}] if noun.envelope is not None else [[], "x", 7]
+    wrong: list[Any] = [[], "x", 7, None, {}] if noun.envelope is not None else [[], "x", 7]
     if noun.envelope is not None:
         wrong += [{noun.envelope: value} for value in (None, "x", 7, [], [7])]
     for body in wrong:
@@ -124,13 +126,15 @@ def test_verb(cloud: Cloud, operation: Operation) -> None:
     verb, service = operation.declared, operation.service
     assert isinstance(verb, Verb)
     url, body = cloud.url(operation), body_of(cloud, operation)
-    for wrong in (body | {"other": None}, {}, [], {f"{operation.verb}-not": None}, None):
+    bodies: tuple[Any, ...] = (body | {"other": None}, {}, [], {f"{operation.verb}-not": None}, None)
+    for wrong in bodies:
         assert cloud.ask("POST", url, "owner", wrong, operation.at, service).status == 400, wrong
     if isinstance(verb.body, Object):
         if not verb.body.open_ended:
             inner = body[operation.verb] | {"no_such_key": 1}
             assert cloud.ask("POST", url, "owner", {operation.verb: inner}, operation.at, service).status == 400
-        for value in ("x", 7, [], [{}]):
+        values: tuple[Any, ...] = ("x", 7, [], [{}])
+        for value in values:
             assert cloud.ask("POST", url, "owner", {operation.verb: value}, operation.at, service).status == 400
     if service.versions is not None and operation.since > service.versions.oldest:
         before = at(service, (operation.since[0], operation.since[1] - 1))

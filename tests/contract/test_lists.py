@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.contract import specimens
+from tests.contract.samples import SOME_ID
 from tests.contract.cloud import Cloud, path_of
 from tests.contract.declared import Operation, name_of, operations
 from trilith.kernel.declare import Noun
@@ -97,7 +98,7 @@ def test_bad_queries(cloud: Cloud, operation: Operation) -> None:
     ):
         cloud.ask("GET", f"{url}{joined}{query}", lister(noun), at=operation.at, service=operation.service)
     if "list" not in noun.operations:
-        nobody = cloud.ask("GET", f"{url}{joined}limit=1&marker={specimens.SOME_ID}", lister(noun), at=operation.at)
+        nobody = cloud.ask("GET", f"{url}{joined}limit=1&marker={SOME_ID}", lister(noun), at=operation.at)
         assert nobody.status == UNKNOWN_MARKER.get(operation.service.name, 400), nobody.content
 
 
@@ -107,7 +108,8 @@ def test_declared_filters_and_sort_keys(cloud: Cloud, operation: Operation) -> N
     noun, who = operation.noun, None
     assert noun is not None
     who = lister(noun)
-    row = cloud.specimen(noun)
+    row = cloud.row(noun, cloud.specimen(noun)[noun.key])
+    assert row is not None
     url = cloud.url(operation)
     joined = "&" if "?" in url else "?"
     all_of_it = "all_tenants=1&" if operation.service.name in ("compute", "volume") else ""

@@ -39,9 +39,7 @@ def fits(path: str, other: str) -> bool:
     ours, theirs = path.split("/"), other.split("/")
     if "{}" in theirs and len(theirs) <= len(ours) and other != path and other.endswith("{}") and ":path" in other:
         return True
-    return len(ours) == len(theirs) and all(
-        a == b or a == "{}" or b == "{}" for a, b in zip(ours, theirs, strict=True)
-    )
+    return len(ours) == len(theirs) and all(a == b or a == "{}" or b == "{}" for a, b in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("operation", [o for o in operations() if o.method == "GET"], ids=lambda o: o.id)
@@ -68,7 +66,15 @@ def test_strange_ids(cloud: Cloud, operation: Operation) -> None:
     noun = operation.noun
     assert noun is not None
     cloud.specimen(noun)
-    for strange in ("00000000-0000-0000-0000-000000000000", "..", "%2e%2e", "a\x00b", "x" * 3000, "\u00e9\u2028", "' or 1=1"):
+    for strange in (
+        "00000000-0000-0000-0000-000000000000",
+        "..",
+        "%2e%2e",
+        "a\x00b",
+        "x" * 3000,
+        "\u00e9\u2028",
+        "' or 1=1",
+    ):
         latin = strange.encode().decode("latin-1")
         url = cloud.url(operation, {**cloud.specimen(noun), noun.key: latin})
         answer = cloud.ask(operation.method, url, "owner", at=operation.at, service=operation.service)

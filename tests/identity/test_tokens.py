@@ -129,7 +129,7 @@ def test_a_token_for_a_token(cloud: Cloud) -> None:
     assert set(second.json["token"]["methods"]) == {"token", "password"}
     assert second.json["token"]["expires_at"] == first.json["token"]["expires_at"]
     assert second.json["token"]["audit_ids"][1] == first.json["token"]["audit_ids"][0]
-    assert rescope(cloud, "gAAAAAnonsense", project("demo")).status == 401
+    assert rescope(cloud, "gAAAAAnonsense", project("demo")).status == 404
 
 
 def test_revocation_ends_one_token(cloud: Cloud, demo: str) -> None:

@@ -162,9 +162,8 @@ def test_what_compute_calls(net: Networking) -> None:
     network, subnet = net.network("10.0.0.0/24", dns_nameservers=["9.9.9.9"])
     store = net.api.app.store
     ids = iter(f"00000000-0000-0000-0000-{n:012}" for n in range(9))
-    port = store.run(
-        lambda tx: ports.make_port(tx, lambda: next(ids), project_id="p1", network_id=network, device_id="vm1")
-    )
+    port = store.run(lambda tx: ports.make_port(tx, lambda: next(ids), project_id="p1", network_id=network))
+    port = store.run(lambda tx: ports.bind_port(tx, port, device_id="vm1", device_owner="compute:nova", host="c0"))
     with pytest.raises(Fault):
         store.run(lambda tx: ports.bind_port(tx, port, device_id="vm2", device_owner="compute:nova", host="c1"))
     bound = store.run(lambda tx: ports.bind_port(tx, port, device_id="vm1", device_owner="compute:nova", host="c1"))
@@ -186,3 +185,29 @@ def test_what_compute_calls(net: Networking) -> None:
     assert (free["device_id"], free["status"], free["fixed_ips"]) == ("", "DOWN", port["fixed_ips"])
     store.run(lambda tx: ports.drop_port(tx, free))
     assert net.delete(f"/subnets/{subnet}").status == 204
+
+
+def test_a_port_belongs_to_the_machine_that_holds_it(net: Networking) -> None:
+    """Anyone may write any device_id on an own port: that alone must not put it into somebody's machine."""
+    network, _ = net.network()
+    store = net.api.app.store
+    claimed = net.make("port", network_id=network, device_id="victim", device_owner="compute:nova")["id"]
+    assert store.read(lambda tx: ports.ports_of(tx, ["victim"])) == []
+    row = store.read(lambda tx: tx.get(ports.PORT, net.make("port", network_id=network)["id"]))
+    store.run(lambda tx: ports.bind_port(tx, row, device_id="mine", device_owner="compute:nova", host="c1"))
+    change = {"port": {"device_id": "victim"}}
+    assert error(net.put(f"/ports/{row['id']}", change)) == (409, "ServicePortInUse")
+    assert net.put(f"/ports/{claimed}", {"port": {"device_id": ""}}).status == 200
+    (served,) = store.read(lambda tx: topology.metadata_networks(tx, "c1"))
+    assert set(served["servers"].values()) == {"mine"}
+
+
+def test_nobody_joins_the_router_of_another(net: Networking) -> None:
+    network, _ = net.network()
+    theirs = net.make("router", STRANGER)["id"]
+    wanted = {"network_id": network, "device_owner": "network:router_interface", "device_id": theirs}
+    assert net.refused("port", **wanted) == (409, "DeviceIDNotOwnedByProject")
+    port = net.make("port", network_id=network)["id"]
+    change = {"port": {"device_owner": "network:router_interface", "device_id": theirs}}
+    assert error(net.put(f"/ports/{port}", change)) == (409, "DeviceIDNotOwnedByProject")
+    assert net.refused("port", network_id=network, device_owner="network:distributed")[0] == 403

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import ADMIN
+from tests.client import ADMIN, SERVICE
 from tests.network.conftest import Networking
 from trilith.cluster.cluster_file import all_in_one
 from trilith.cluster.network_controller import NetworkController, resolvers
@@ -66,7 +66,7 @@ def test_the_fingerprint_tells_of_every_change(net: Networking) -> None:
 def controller(net: Networking, tmp_path: Path) -> Iterator[NetworkController]:
     host_id = "00000000-0000-0000-0000-000000000001"
     net.api.app.store.run(lambda tx: hosts.register(tx, "c1", host_id, ["network"], "nova"))
-    settings = Settings(cloud_id="t", host="c1", cluster=all_in_one(), fake=False)
+    settings = Settings(cloud_id="t", host="c1", cluster=all_in_one("c1"), fake=False)
     found = NetworkController(State(tmp_path), settings, net.api.app.store, FakeNorthbound())
     thread = threading.Thread(target=found.run, daemon=True)
     thread.start()
@@ -111,8 +111,6 @@ def test_what_others_did_to_ovn_is_undone(net: Networking, controller: NetworkCo
 
 
 def test_repair(net: Networking, controller: NetworkController) -> None:
-    from tests.client import SERVICE
-
     store = net.api.app.store
     assert net.api.post("/agent/v1/repair/network").status == 403
     assert net.api.post("/agent/v1/repair/network", who=SERVICE).status == 202

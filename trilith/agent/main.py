@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 FIRST_TRIES_S = 0.05  # between heartbeats until the first is taken
 WORKERS = 8
+PRETENDED = {"vcpus": 64, "ram_mib": 256 * 1024, "disk_gib": 4096}  # what a host of pretended machines has
 
 
 def run(settings: AgentSettings) -> None:
@@ -93,7 +94,8 @@ def stop_machines(settings: AgentSettings) -> int:
 
 def _beat(settings: AgentSettings, source: HttpSource, ended: threading.Event) -> None:
     """A thread: heartbeats, three in each lease."""
-    inventory, versions = _inventory(settings.directory), {"python": platform.python_version()}
+    inventory = PRETENDED if settings.fake else _inventory(settings.directory)
+    versions = {"python": platform.python_version()}
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     pause_s = FIRST_TRIES_S
     while not ended.wait(pause_s):

@@ -14,7 +14,6 @@ from trilith.compute import server_wants
 from trilith.drivers.image_files import ImageFiles
 from trilith.image import images
 from trilith.kernel.hints import Wake
-from trilith.kernel.kinds import now
 from trilith.kernel.leases import Holder
 from trilith.kernel.reconcile import Reconciler, Runner
 from trilith.kernel.sql_source import SqlSource
@@ -24,7 +23,7 @@ from trilith.volume import volumes
 log = logging.getLogger(__name__)
 SWEEP_S = 5.0
 RESYNC_S = 2.0
-SWEEPS: tuple[Callable[[Tx], None], ...] = (images.sweep, volumes.sweep, lambda tx: server_wants.sweep(tx, now()))
+SWEEPS: tuple[Callable[[Tx], None], ...] = (images.sweep, volumes.sweep, server_wants.sweep)
 
 
 def run(state: State, settings: Settings) -> None:

@@ -32,6 +32,7 @@ BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 HEALTHY_AFTER_S = 10.0  # running this long, the next failure is a first one
 STOP_S = 3.0  # between SIGTERM and SIGKILL
 READY_POLL_S = 0.02
+IDLE_POLL_S = 0.2  # while none is starting
 LOG_BYTES = 20 * 1024 * 1024
 LOGS_KEPT = 3
 
@@ -192,7 +193,7 @@ class Supervisor:
 
     def _watch_readiness(self) -> None:
         """A thread: asks the starting ones whether they serve, because asking may block for a moment."""
-        while not self._ended.wait(READY_POLL_S):
+        while not self._ended.wait(READY_POLL_S if self._starting() else IDLE_POLL_S):
             for child in self.children.values():
                 pid = child.pid
                 if child.condition == "starting" and not child.unit.once and child.unit.ready() and child.pid == pid:
@@ -201,6 +202,9 @@ class Supervisor:
                         "ready", extra={"unit": child.unit.name, "after_s": round(time.monotonic() - child.started, 2)}
                     )
                     self._nudge()
+
+    def _starting(self) -> bool:
+        return any(child.condition == "starting" and not child.unit.once for child in self.children.values())
 
     # --- ending
 

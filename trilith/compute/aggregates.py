@@ -8,7 +8,7 @@ from trilith.compute.versions import COMPUTE
 from trilith.kernel.declare import Noun, computed, given, ident, json, text, time, whole
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Json, MapOf, Member, Object, Text
-from trilith.kernel.request import Ctx
+from trilith.kernel.request import Ctx, Reply
 from trilith.kernel.store import METADATA
 from trilith.kernel.versions import v
 from trilith.placement.hosts import HOST
@@ -51,15 +51,18 @@ def zone_of(host: Row, aggregates: list[Row]) -> str:
 
 
 def _zone(aggregate: Row) -> str | None:
-    return aggregate["metadata"].get("availability_zone")
+    zone: str | None = aggregate["metadata"].get("availability_zone")
+    return zone
 
 
 @AGGREGATE.on("create")
-def create(ctx: Ctx, new: Row) -> Any:
+def create(ctx: Ctx, new: Row) -> Reply:
+    """Answered without hosts and metadata, as upstream does."""
     zone = new.pop("availability_zone", None)
     last = ctx.tx.scalar(sa.select(sa.func.max(AGGREGATE.c.number))) or 0
     new |= {"number": last + 1, "metadata": {"availability_zone": zone} if zone else {}, "hosts": []}
-    return ctx.tx.insert(AGGREGATE, new)
+    view = ctx.show(AGGREGATE, ctx.tx.insert(AGGREGATE, new))
+    return Reply({"aggregate": {name: view[name] for name in view if name not in ("hosts", "metadata")}}, 200)
 
 
 @AGGREGATE.on("update")
@@ -89,9 +92,9 @@ def _set_metadata(ctx: Ctx, row: Row, changes: Row) -> Row:
         if _in_use(ctx, row["hosts"]):
             raise Fault("invalid", f"Cannot update aggregate {row['number']}: its hosts hold servers of its zone")
         for other in ctx.tx.rows(AGGREGATE):
-            if zone and _zone(other) not in (None, zone) and other["id"] != row["id"]:
-                if shared := set(other["hosts"]) & set(row["hosts"]):
-                    raise Fault("conflict", f"One or more hosts already in availability zone(s): {sorted(shared)}")
+            shared = set(other["hosts"]) & set(row["hosts"])
+            if zone and shared and _zone(other) not in (None, zone) and other["id"] != row["id"]:
+                raise Fault("conflict", f"One or more hosts already in availability zone(s): {sorted(shared)}")
     return ctx.tx.update(AGGREGATE, row, metadata=new)
 
 

@@ -76,9 +76,7 @@ REMOTE = Object(
                 {
                     "protocol": Member(Choice(("vnc", "spice", "rdp", "serial", "mks")), required=True),
                     "type": Member(
-                        Choice(
-                            ("novnc", "xvpvnc", "spice-html5", "rdp-html5", "serial", "webmks", "spice-direct")
-                        ),
+                        Choice(("novnc", "xvpvnc", "spice-html5", "rdp-html5", "serial", "webmks", "spice-direct")),
                         required=True,
                     ),
                 }
@@ -132,5 +130,3 @@ def console_output(ctx: Ctx, row: Row, body: Row | None) -> Reply:
 def _clean(output: str) -> str:
     """Without what JSON readers stumble over: control characters, all but tabs and line ends."""
     return "".join(c for c in output if c >= " " or c in "\t\r\n")
-
-

@@ -10,16 +10,17 @@ from trilith.kernel.versions import v
 
 Row = dict[str, Any]
 STANDARD_SINCE = v("2.48")
-ALIASES = (
-    "NMN OS-DCF OS-EXT-AZ OS-EXT-IPS OS-EXT-IPS-MAC OS-EXT-SRV-ATTR OS-EXT-STS OS-FLV-DISABLED OS-FLV-EXT-DATA "
-    "OS-SCH-HNT OS-SRV-USG os-admin-actions os-admin-password os-aggregates os-attach-interfaces os-availability-zone "
-    "os-block-device-mapping-v2-boot os-config-drive os-console-output os-consoles os-create-backup os-deferred-delete "
-    "os-extended-server-attributes os-extended-status os-extended-volumes os-flavor-access os-flavor-extra-specs "
-    "os-flavor-manage os-flavor-rxtx os-hypervisors os-instance-actions os-keypairs os-lock-server os-migrations "
-    "os-multiple-create os-pause-server os-quota-class-sets os-quota-sets os-rescue os-security-groups "
+OFFERED = (
+    "NMN OS-DCF OS-EXT-AZ OS-EXT-IPS OS-EXT-IPS-MAC OS-EXT-SRV-ATTR OS-EXT-STS OS-FLV-DISABLED OS-FLV-EXT-DATA OS- "
+    "SCH-HNT OS-SRV-USG os-admin-actions os-admin-password os-aggregates os-attach-interfaces os-availability-zone "
+    "os-block-device-mapping-v2-boot os-config-drive os-console-output os-consoles os-create-backup os-deferred- "
+    "delete os-extended-server-attributes os-extended-status os-extended-volumes os-flavor-access os-flavor-extra- "
+    "specs os-flavor-manage os-flavor-rxtx os-hypervisors os-instance-actions os-keypairs os-lock-server os- "
+    "migrations os-multiple-create os-pause-server os-quota-class-sets os-quota-sets os-rescue os-security-groups "
     "os-server-diagnostics os-server-external-events os-server-groups os-server-password os-services "
     "os-simple-tenant-usage os-suspend-server os-used-limits os-user-data os-volumes"
-).split()
+)
+ALIASES = OFFERED.split()
 
 
 def _extension(alias: str) -> Row:
@@ -62,13 +63,7 @@ def diagnostics(ctx: Ctx, row: Row) -> Row:
     from trilith.network.ports import ports_of
 
     seen = row["seen"] or {}
-    unknown = ("rx_drop", "rx_errors", "rx_octets", "rx_packets", "rx_rate") + (
-        "tx_drop",
-        "tx_errors",
-        "tx_octets",
-        "tx_packets",
-        "tx_rate",
-    )
+    unknown = [f"{way}_{what}" for way in ("rx", "tx") for what in ("drop", "errors", "octets", "packets", "rate")]
     disk = dict.fromkeys(("errors_count", "read_bytes", "read_requests", "write_bytes", "write_requests"))
     nics = [{"mac_address": p["mac_address"]} | dict.fromkeys(unknown) for p in ports_of(ctx.tx, [row["id"]])]
     states = {"stopped": "shutdown"}

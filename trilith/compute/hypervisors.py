@@ -65,7 +65,7 @@ def _detailed(ctx: Ctx, host: Row, used: Row) -> Row:
 
 def _version(text: str) -> int:
     """``"7.2.1"`` as 7002001."""
-    parts = [int(part) if part.isdigit() else 0 for part in (text.split(".") + ["0", "0", "0"])[:3]]
+    parts = [int(part) if part.isdigit() else 0 for part in [*text.split("."), "0", "0", "0"][:3]]
     return parts[0] * 1_000_000 + parts[1] * 1_000 + parts[2]
 
 
@@ -81,7 +81,11 @@ def _uptime(host: Row) -> str | None:
 def _with_servers(ctx: Ctx, views: list[Row]) -> list[Row]:
     rows = servers_on(ctx.tx, [view["hypervisor_hostname"] for view in views])
     for view in views:
-        here = [{"name": f"instance-{r['number']:08x}", "uuid": r["id"]} for r in rows if r["host"] == view["hypervisor_hostname"]]
+        here = [
+            {"name": f"instance-{r['number']:08x}", "uuid": r["id"]}
+            for r in rows
+            if r["host"] == view["hypervisor_hostname"]
+        ]
         if here or ctx.at >= EMPTY_SERVERS_SINCE:
             view["servers"] = here
     return views

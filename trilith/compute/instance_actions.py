@@ -102,7 +102,7 @@ def finish(tx: Tx, server_id: str, fault: str | None = None, host: str | None = 
     moment = now()
     for row in unfinished(tx, server_id):
         result = "Success" if fault is None else "Error"
-        changes = {"finished_at": moment, "changed_at": moment, "result": result, "details": fault}
+        changes: Row = {"finished_at": moment, "changed_at": moment, "result": result, "details": fault}
         message = None if fault is None else "Error"
         tx.update(ACTION, row, host=host or row["host"], message=message, **changes)
 

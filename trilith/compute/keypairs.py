@@ -138,7 +138,7 @@ def _x509_fingerprint(public_key: str) -> str:
         certificate = x509.load_pem_x509_certificate(public_key.encode())
     except ValueError:
         raise Fault("invalid", "Keypair data is invalid: failed to generate X509 fingerprint") from None
-    return _colons(certificate.fingerprint(hashes.SHA1()).hex())  # noqa: S303 - what the API shows, no security
+    return _colons(certificate.fingerprint(hashes.SHA1()).hex())
 
 
 def _pem(key: rsa.RSAPrivateKey, form: serialization.PrivateFormat) -> str:

@@ -30,13 +30,11 @@ def _names(at: Version) -> list[str]:
     return [name for name in COMPUTE.quotas if at <= OLD.get(name, (0, NEWEST))[1]]
 
 
+OWN = ("instances", "cores", "ram", "key_pairs", "metadata_items", "server_groups", "server_group_members")
+
+
 def _body(key: str, more: Row | None = None) -> Object:
-    members = {
-        name: Member(Whole(-1), until=OLD.get(name, (0, NEWEST))[1])
-        for name in (
-            "instances cores ram key_pairs metadata_items server_groups server_group_members".split() + list(OLD)
-        )
-    }
+    members = {name: Member(Whole(-1), until=OLD.get(name, (0, NEWEST))[1]) for name in (*OWN, *OLD)}
     return Object({key: Member(Object(members | (more or {})), required=True)})
 
 

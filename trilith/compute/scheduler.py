@@ -180,7 +180,10 @@ def _aggregate_specs(host: Row, ask: Ask, world: World) -> bool:
 def _aggregate_projects(host: Row, ask: Ask, world: World) -> bool:
     """An aggregate with ``filter_tenant_id`` takes servers of those projects only."""
     allowed = [
-        a["metadata"][key] for a in world.aggregates_of(host) for key in a["metadata"] if key.startswith("filter_tenant_id")
+        a["metadata"][key]
+        for a in world.aggregates_of(host)
+        for key in a["metadata"]
+        if key.startswith("filter_tenant_id")
     ]
     return not allowed or any(ask.project_id in value.replace(" ", "").split(",") for value in allowed)
 

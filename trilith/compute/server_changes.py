@@ -11,7 +11,8 @@ from trilith.compute.scheduler import Ask, claim, place
 from trilith.compute.server_actions import must
 from trilith.compute.server_disks import check_image_fits, image_of, properties_of
 from trilith.compute.server_requests import HOSTNAME, METADATA, NAME, USER_DATA, AccessAddress
-from trilith.compute.servers import COMPUTE, SERVER, changed_view, wish
+from trilith.compute.servers import SERVER, changed_view, wish
+from trilith.compute.versions import COMPUTE
 from trilith.image.images import IMAGE, make_image
 from trilith.image.images import delete as delete_image
 from trilith.kernel import quota
@@ -101,7 +102,7 @@ def _of_image(disk: Row, image: Row) -> Row:
 def _rebuilt(ctx: Ctx, row: Row, password: str) -> Reply:
     more = ("key_name",) if ctx.at >= KEY_SINCE else ()
     view = changed_view(ctx, row, more)
-    if USER_DATA_SINCE <= ctx.at:
+    if ctx.at >= USER_DATA_SINCE:
         view["user_data"] = row["user_data"]
     view["adminPass"] = password
     return Reply({"server": view}, 202, [("Location", view["links"][0]["href"])])

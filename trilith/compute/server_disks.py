@@ -78,7 +78,7 @@ def _modern(asked: Row) -> Row:
 
 def _converted(old: Row) -> Row:
     """The first syntax in terms of the second."""
-    new = {k: old[k] for k in ("device_name", "volume_size", "delete_on_termination", "no_device") if k in old}
+    new: Row = {k: old[k] for k in ("device_name", "volume_size", "delete_on_termination", "no_device") if k in old}
     source = "volume" if old.get("volume_id") else "snapshot" if old.get("snapshot_id") else "blank"
     key = old.get("volume_id") or old.get("snapshot_id")
     first = old.get("device_name", "").removeprefix("/dev/") in ("vda", "sda", "hda", "vda1", "sda1")
@@ -202,7 +202,8 @@ def check_image_fits(image: Row, flavor: Row) -> None:
     if disk and size_bytes > disk * GIB:
         raise Fault(
             "invalid",
-            f"Flavor's disk is too small for requested image. Flavor disk is {disk * GIB} bytes, image is {size_bytes} bytes.",
+            f"Flavor's disk is too small for requested image. Flavor disk is {disk * GIB} bytes, image is {size_bytes} "
+            "bytes.",
         )
     if disk and (image["min_disk_gib"] or 0) > disk:
         raise Fault(
@@ -233,7 +234,14 @@ def _local(flavor: Row, entries: list[Row]) -> list[Row]:
     for each in swap:
         size_mib = (each["size_gib"] or 0) * 1024 or flavor["swap_mib"]
         found.append(
-            {"kind": "blank", "label": "swap0", "size_gib": 0, "size_mib": size_mib, "boot_index": None, "tag": each["tag"]}
+            {
+                "kind": "blank",
+                "label": "swap0",
+                "size_gib": 0,
+                "size_mib": size_mib,
+                "boot_index": None,
+                "tag": each["tag"],
+            }
         )
     return found
 

@@ -1,7 +1,7 @@
 """The documents that a guest reads about itself, over the metadata address or from its config drive."""
 
-import hashlib
 import base64
+import hashlib
 from typing import Any
 
 Row = dict[str, Any]

@@ -38,12 +38,12 @@ SORT_NAMES = {
 SORT_ALIKE = (
     "created_at updated_at host hostname key_name launched_at locked power_state project_id task_state "
     "terminated_at user_id vm_state config_drive"
-).split()
+)
 SORT_IGNORED = (
-    "architecture cell_name cleaned default_ephemeral_device default_swap_device deleted deleted_at disable_terminate "
-    "ephemeral_gb ephemeral_key_uuid id key_data launched_on memory_mb os_type reservation_id root_gb "
-    "shutdown_terminate user_data vcpus vm_mode"
-).split()
+    "architecture cell_name cleaned default_ephemeral_device default_swap_device deleted deleted_at "
+    "disable_terminate ephemeral_gb ephemeral_key_uuid id key_data launched_on memory_mb os_type "
+    "reservation_id root_gb shutdown_terminate user_data vcpus vm_mode"
+)
 
 
 def columns() -> Any:
@@ -114,7 +114,7 @@ def _changed(name: str, since: Version) -> Filter:
 
 def shows_deleted(ctx: Ctx) -> bool:
     """Whether a list holds servers that are no more."""
-    if "changes-since" in ctx.query or (BEFORE_SINCE <= ctx.at and "changes-before" in ctx.query):
+    if "changes-since" in ctx.query or (ctx.at >= BEFORE_SINCE and "changes-before" in ctx.query):
         return True
     asked = (ctx.one("deleted") or "").lower()
     return ctx.who.is_admin and (asked in ("true", "1", "yes") or (ctx.one("status") or "").upper() == "DELETED")
@@ -154,6 +154,7 @@ def _tags(every: bool, negated: bool) -> Filter:
     return lambda ctx, values: make(ctx, values) if ctx.at >= v("2.26") else None
 
 
+IGNORED = "soft_deleted progress launch_index kernel_id ramdisk_id root_device_name locked_by auto_disk_config"
 FILTERS: dict[str, Filter] = {
     "all_tenants": _all_tenants,
     "status": _status,
@@ -193,12 +194,7 @@ FILTERS: dict[str, Filter] = {
     "access_ip_v4": _like("access_ipv4"),
     "access_ip_v6": _like("access_ipv6"),
     "deleted": lambda ctx, values: None,
-} | {
-    name: (lambda ctx, values: None)
-    for name in (
-        "soft_deleted progress launch_index kernel_id ramdisk_id root_device_name locked_by auto_disk_config".split()
-    )
-}
+} | {name: (lambda ctx, values: None) for name in IGNORED.split()}
 
 
 def plain_sort_keys(ctx: Ctx) -> None:
@@ -208,9 +204,9 @@ def plain_sort_keys(ctx: Ctx) -> None:
     strict = ctx.at >= ctx.service.wire.strict_query_since
     kept = []
     for key, direction in pairs:
-        if key in SORT_NAMES or key in SORT_ALIKE:
+        if key in SORT_NAMES or key in SORT_ALIKE.split():
             kept.append((SORT_NAMES.get(key, key), direction))
-        elif key not in SORT_IGNORED or strict:
+        elif key not in SORT_IGNORED.split() or strict:
             raise Fault("invalid", f"Invalid input for query parameters sort_key. Value: {key}.")
     if not ctx.who.is_admin and any(key in ("host", "node") for key in keys):
         raise Fault("forbidden", "Only administrators can sort servers by host or node")

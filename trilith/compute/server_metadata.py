@@ -3,7 +3,8 @@
 from typing import Any
 
 from trilith.compute.server_requests import METADATA, TAG
-from trilith.compute.servers import COMPUTE, SERVER, wish
+from trilith.compute.servers import SERVER, wish
+from trilith.compute.versions import COMPUTE
 from trilith.kernel import quota
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import ListOf, Member, Object

@@ -118,8 +118,11 @@ def make_nic(ctx: Ctx, server: Row, nic: Nic, groups: list[str] | None = None) -
     from trilith.network.ports import PORT, bind_port, make_port
 
     place = {"device_id": server["id"], "device_owner": f"compute:{server['zone']}", "host": server["host"]}
+    name = server["hostname"].partition(".")[0][:63]  # by which its neighbours find it
     if nic.port_id:
         port = bind_port(ctx.tx, ctx.tx.get(PORT, nic.port_id), **place)
+        if not port["dns_name"]:
+            ctx.tx.update(PORT, port, dns_name=name)
         return {"port_id": port["id"], "preserve": True, "tag": nic.tag}
     fixed_ips = [{"ip_address": nic.fixed_ip}] if nic.fixed_ip else None
     port = make_port(
@@ -129,6 +132,7 @@ def make_nic(ctx: Ctx, server: Row, nic: Nic, groups: list[str] | None = None) -
         network_id=nic.network_id,
         fixed_ips=fixed_ips,
         security_group_ids=groups,
+        dns_name=name,
         **place,
     )
     return {"port_id": port["id"], "preserve": False, "tag": nic.tag}
@@ -139,5 +143,9 @@ def leave_port(tx: Tx, port_id: str, preserve: bool) -> None:
     from trilith.network.ports import PORT, drop_port, unbind_port
 
     port = tx.one(PORT, id=port_id)
-    if port is not None:
-        unbind_port(tx, port) if preserve else drop_port(tx, port)
+    if port is None:
+        return
+    if not preserve:
+        drop_port(tx, port)
+        return
+    tx.update(PORT, unbind_port(tx, port), dns_name="")

@@ -29,10 +29,12 @@ def expand(ctx: Ctx, rows: list[Row]) -> None:
         row["_single"] = single
         row["_addresses"] = found.get(row["id"], {})
         of_server = [port for port in ports if port["device_id"] == row["id"]]
-        row["_groups"] = [
-            {"name": names[g]} for port in of_server for g in port["security_groups"] or [] if g in names
-        ]
+        row["_groups"] = [{"name": names[g]} for port in of_server for g in port["security_groups"] or [] if g in names]
         row["_host"] = hosts.get(row["host"] or "")
+
+
+def config_drive(row: Row, ctx: Ctx) -> str:
+    return "True" if row["config_drive"] else ""
 
 
 def group_names(row: Row, ctx: Ctx) -> list[Row] | None:

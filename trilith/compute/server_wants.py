@@ -7,7 +7,7 @@ from trilith.compute.instance_actions import ACTION, finish
 from trilith.compute.migrations import MIGRATION, set_status
 from trilith.compute.server_documents import meta_data
 from trilith.compute.server_networks import leave_port
-from trilith.compute.servers import SERVER, fault_of
+from trilith.compute.servers import SERVER, fault_of, wish
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import now
 from trilith.kernel.store import Tx
@@ -15,6 +15,7 @@ from trilith.placement.hosts import HOST, hosted, is_up
 
 Row = dict[str, Any]
 
+SNAPSHOT_TASKS = ("image_snapshot", "image_uploading")
 ACTION_S = 600  # no act on a server may take longer
 REMOVAL_S = 60  # how long a server's removal waits for a host that is down
 
@@ -30,12 +31,20 @@ def wants(tx: Tx, host: str) -> list[Row]:
         ports.setdefault(port["device_id"], []).append(port)
     ids = {disk["volume_id"] for row in rows for disk in row["disks"] if disk["kind"] == "volume"}
     volumes = {volume["id"]: volume for volume in tx.rows(VOLUME, id=ids)} if ids else {}
-    return [want(tx, row, ports.get(row["id"], []), volumes) for row in rows]
+    outer = _floating(tx, [port["id"] for found in ports.values() for port in found])
+    return [want(tx, row, ports.get(row["id"], []), volumes, outer) for row in rows]
 
 
-def want(tx: Tx, row: Row, ports: list[Row], volumes: dict[str, Row]) -> Row:
+def _floating(tx: Tx, port_ids: list[str]) -> dict[str, str]:
+    """Ports' floating addresses, which no guest can see on its cards: the metadata service tells them."""
+    from trilith.network.floatingips import FLOATING_IP
+
+    return {row["port_id"]: row["floating_ip_address"] for row in tx.rows(FLOATING_IP, port_id=port_ids)}
+
+
+def want(tx: Tx, row: Row, ports: list[Row], volumes: dict[str, Row], floating: dict[str, str]) -> Row:
     """One server's want; its shape stands in ARCHITECTURE.md, the host's documents."""
-    from trilith.network.ports import nic_document, network_data
+    from trilith.network.ports import network_data, nic_document
 
     order = {nic["port_id"]: n for n, nic in enumerate(row["nics"])}
     ports = sorted((port for port in ports if port["id"] in order), key=lambda port: order[port["id"]])
@@ -50,6 +59,9 @@ def want(tx: Tx, row: Row, ports: list[Row], volumes: dict[str, Row]) -> Row:
         "nics": [nic_document(tx, port) for port in ports],
         "admin_password": row["admin_password"],
         "hostname": row["hostname"],
+        "image_id": row["image_id"],
+        "flavor_name": row["flavor"]["name"],
+        "public_ipv4": next((floating[port["id"]] for port in ports if port["id"] in floating), None),
         "metadata": meta_data(row, ports),
         "user_data": row["user_data"],
         "network_data": network_data(tx, ports),
@@ -83,6 +95,9 @@ def report(tx: Tx, host: str, key: str, generation: int, seen: Row | None, fault
             finish_removal(tx, row)
         return
     changes: Row = {"seen": seen}
+    if fault is not None and current and row["task_state"] in SNAPSHOT_TASKS:
+        _give_up_snapshots(tx, row, fault)
+        return
     if fault is not None and current:
         changes |= {"failed": True, "fault": fault_of(fault)}
     elif seen is not None:
@@ -93,6 +108,16 @@ def report(tx: Tx, host: str, key: str, generation: int, seen: Row | None, fault
         finish(tx, key, fault or "", host)
     elif row["task_state"] is None and not any(_moving(disk) for disk in row["disks"]):
         finish(tx, key, host=host)
+
+
+def _give_up_snapshots(tx: Tx, row: Row, fault: str) -> None:
+    """What went wrong is the image's: the server is as well as before."""
+    from trilith.image.images import IMAGE
+
+    for image in tx.rows(IMAGE, id=[each["image_id"] for each in row["snapshots"]], phase=["queued", "saving"]):
+        tx.delete(IMAGE, image)
+    finish(tx, row["id"], fault)
+    wish(tx, row, snapshots=[])
 
 
 def _moving(disk: Row) -> bool:
@@ -190,9 +215,11 @@ def _remove_without_host(tx: Tx, row: Row) -> None:
 
 def _give_up(tx: Tx, row: Row, action: Row) -> None:
     message = f"{action['action']} did not finish within {ACTION_S} s on host {row['host']}."
-    if row["task_state"] in (None, "image_snapshot", "image_uploading"):
+    if row["task_state"] in SNAPSHOT_TASKS:
+        _give_up_snapshots(tx, row, message)
+        return
+    if row["task_state"] is None:
         finish(tx, row["id"], message)
-        tx.update(SERVER, row, snapshots=[])
         return
     finish(tx, row["id"], message)
     for migration in tx.rows(MIGRATION, server_id=row["id"], status=["migrating", "reverting"]):
@@ -204,4 +231,4 @@ def _before(moment: str, age_s: int) -> str:
     return (datetime.fromisoformat(moment) - timedelta(seconds=age_s)).isoformat(timespec="microseconds")
 
 
-hosted("server", wants, report)
+hosted("server", wants, report, counted=True)

@@ -51,10 +51,10 @@ from trilith.placement.hosts import topic
 Row = dict[str, Any]
 FULL_SINCE = v("2.75")  # changing and rebuilding show the whole server
 # what they show before
-PARTLY = set(
+SHORT_FORM = (
     "id name status tenant_id user_id metadata hostId image flavor created updated addresses accessIPv4 accessIPv6 "
     "links OS-DCF:diskConfig progress fault locked description tags trusted_image_certificates locked_reason "
-    "server_groups".split()
+    "server_groups"
 )
 
 
@@ -102,7 +102,9 @@ SERVER = Noun(
         progress=computed(views.progress, optional_in_view=True),
         fault=json(show=views.fault, optional_in_view=True),
         zone=text(255, wire="OS-EXT-AZ:availability_zone", default="", show=lambda row, ctx: row["zone"] or ""),
-        config_drive=flag(create="optional", default=False, show=lambda row, ctx: "True" if row["config_drive"] else ""),
+        config_drive=flag(
+            create="optional", default=False, show=lambda row, ctx: "True" if row["config_drive"] else ""
+        ),
         key_name=text(255, create="optional", sort=True),
         launched_at=time(wire="OS-SRV-USG:launched_at", sort=True),
         terminated_at=time(wire="OS-SRV-USG:terminated_at", sort=True),
@@ -120,9 +122,7 @@ SERVER = Noun(
         hostname_admin=views.admin_only("hostname", "hostname", "2.3").but(until=v("2.89")),
         kernel_id=computed(lambda row, ctx: "", wire="OS-EXT-SRV-ATTR:kernel_id", see="admin", since=v("2.3")),
         ramdisk_id=computed(lambda row, ctx: "", wire="OS-EXT-SRV-ATTR:ramdisk_id", see="admin", since=v("2.3")),
-        root_device=computed(
-            views.root_device, wire="OS-EXT-SRV-ATTR:root_device_name", see="admin", since=v("2.3")
-        ),
+        root_device=computed(views.root_device, wire="OS-EXT-SRV-ATTR:root_device_name", see="admin", since=v("2.3")),
         user_data_shown=views.admin_only("user_data", "user_data", "2.3"),
         volumes_old=computed(views.volumes, wire="os-extended-volumes:volumes_attached", until=v("2.2")),
         volumes=computed(views.volumes_with_flag, wire="os-extended-volumes:volumes_attached", since=v("2.3")),
@@ -135,9 +135,7 @@ SERVER = Noun(
         ),
         server_groups=computed(views.server_groups, optional_in_view=True, since=v("2.71")),
         locked_reason=text(255, since=v("2.73")),
-        hostname_shown=computed(
-            lambda row, ctx: row["hostname"], wire="OS-EXT-SRV-ATTR:hostname", since=v("2.90")
-        ),
+        hostname_shown=computed(lambda row, ctx: row["hostname"], wire="OS-EXT-SRV-ATTR:hostname", since=v("2.90")),
         pinned_zone=text(
             255, wire="pinned_availability_zone", update=True, null=True, since=v("2.96"), accept_since=v("2.104")
         ),
@@ -149,7 +147,7 @@ SERVER = Noun(
         devices=given(DEVICES, wire="block_device_mapping_v2"),
         old_devices=given(DEVICES, wire="block_device_mapping"),
         admin_pass=given(Text(255), wire="adminPass"),
-        group_names=given(ListOf(Object({"name": Member(Text(255, 1))})), wire="security_groups"),
+        group_names=given(ListOf(Object({"name": Member(Text(255, 1), required=True)})), wire="security_groups"),
         availability_zone=given(Text(255, 1)),
         min_count=given(Whole(1)),
         max_count=given(Whole(1)),
@@ -302,9 +300,7 @@ def _check_metadata_quota(ctx: Ctx, metadata: Row) -> None:
         raise Fault("over_quota", f"Quota exceeded for metadata_items: asked {len(metadata)}, allowed {limit}.")
 
 
-def _wanted_row(
-    ctx: Ctx, new: Row, flavor: Row, layout: Layout, hints: Row, group: Row | None, password: str
-) -> Row:
+def _wanted_row(ctx: Ctx, new: Row, flavor: Row, layout: Layout, hints: Row, group: Row | None, password: str) -> Row:
     """What all servers of one request have in common."""
     key = find_keypair(ctx.tx, ctx.who.user_id, new["key_name"]) if new["key_name"] else None
     last = ctx.tx.scalar(sa.select(sa.func.max(SERVER.c.number))) or 0
@@ -371,7 +367,8 @@ def changed_view(ctx: Ctx, row: Row, more: Iterable[str] = ()) -> Row:
     view = ctx.show(SERVER, row)
     if ctx.at >= FULL_SINCE:
         return view
-    view = {name: value for name, value in view.items() if name in PARTLY or name in more}
+    short = {*SHORT_FORM.split(), *more}
+    view = {name: value for name, value in view.items() if name in short}
     view["addresses"] = {
         network: [{"version": a["version"], "addr": a["addr"]} for a in found]
         for network, found in view["addresses"].items()

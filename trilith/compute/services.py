@@ -144,7 +144,9 @@ def delete(ctx: Ctx) -> None:
     """Forgets a host that is down and holds nothing."""
     host = _compute_service(ctx)["row"]
     if servers_on(ctx.tx, [host["name"]]):
-        raise Fault("conflict", "Unable to delete compute service that is hosting instances. Move or delete them first.")
+        raise Fault(
+            "conflict", "Unable to delete compute service that is hosting instances. Move or delete them first."
+        )
     if is_up(host):
         raise Fault("conflict", f"Host {host['name']} is up: stop its agent first.")
     for aggregate in ctx.tx.rows(AGGREGATE):

@@ -137,5 +137,3 @@ def detach(ctx: Ctx, row: Row) -> None:
     record(ctx, row, "detach_volume")
     begin_detach(ctx.tx, disk["volume_id"], row["id"])
     wish(ctx.tx, row, disks=[each | {"leaving": True} if each is disk else each for each in row["disks"]])
-
-

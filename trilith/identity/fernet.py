@@ -58,10 +58,13 @@ class Keys:
             return None
 
     def _refresh(self) -> None:
-        changed_ns = os.stat(self._directory).st_mtime_ns
-        if changed_ns != self._read_at_ns:
+        while (changed_ns := os.stat(self._directory).st_mtime_ns) != self._read_at_ns:
             names = sorted(_numbers(self._directory), reverse=True)
-            self._box = MultiFernet([Fernet((self._directory / str(name)).read_bytes().strip()) for name in names])
+            try:
+                keys = [Fernet((self._directory / str(name)).read_bytes().strip()) for name in names]
+            except FileNotFoundError:
+                continue  # a rotation is going on: look again
+            self._box = MultiFernet(keys)
             self._open.cache_clear()
             self._read_at_ns = changed_ns
 

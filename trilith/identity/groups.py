@@ -5,7 +5,7 @@ from typing import Any
 from trilith.identity import relations, rules
 from trilith.identity.domains import chosen_domain
 from trilith.identity.users import USER
-from trilith.identity.versions import IDENTITY, IdentityNoun
+from trilith.identity.versions import IDENTITY, IdentityNoun, list_links
 from trilith.kernel.declare import computed, text
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Json
@@ -75,11 +75,10 @@ def listed(ctx: Ctx, noun: Any, *where: Any) -> Row:
     """A list of rows under a condition and the request's own filters."""
     filters = [ctx.service.wire.filtered(ctx, noun, name, values) for name, values in ctx.query.items()]
     rows = sorted(ctx.tx.rows(noun, *where, *filters), key=lambda row: (row["name"], row["id"]))
-    links = {"next": None, "self": f"{ctx.base_url}{ctx.url_path}", "previous": None}
-    return {noun.plural: ctx.show_all(noun, rows), "links": links}
+    return {noun.plural: ctx.show_all(noun, rows), "links": list_links(ctx)}
 
 
-def _member(ctx: Ctx, row: Row, rule: str) -> str:
+def _member(ctx: Ctx, rule: str) -> str:
     user = ctx.tx.get(USER, ctx.path["user_id"])
     ctx.require(rule, "identity:group_membership", user)
     return str(user["id"])
@@ -87,18 +86,18 @@ def _member(ctx: Ctx, row: Row, rule: str) -> str:
 
 @GROUP.route("PUT", "/{id}/users/{user_id}", rules.MANAGE, status=204)
 def add_member(ctx: Ctx, row: Row) -> None:
-    relations.add(ctx.tx, relations.MEMBERSHIP, group_id=row["id"], user_id=_member(ctx, row, rules.MANAGE))
+    relations.add(ctx.tx, relations.MEMBERSHIP, group_id=row["id"], user_id=_member(ctx, rules.MANAGE))
 
 
-@GROUP.route("GET", "/{id}/users/{user_id}", f"{rules.READ}|self", status=204)
+@GROUP.route("GET", "/{id}/users/{user_id}", rules.READ, status=204)
 def check_member(ctx: Ctx, row: Row) -> None:
-    user_id = _member(ctx, row, f"{rules.READ}|self")
+    user_id = _member(ctx, rules.READ)
     if not relations.found(ctx.tx, relations.MEMBERSHIP, group_id=row["id"], user_id=user_id):
         raise Fault("missing", f"User '{user_id}' not found in group '{row['id']}'.")
 
 
 @GROUP.route("DELETE", "/{id}/users/{user_id}", rules.MANAGE, status=204)
 def remove_member(ctx: Ctx, row: Row) -> None:
-    user_id = _member(ctx, row, rules.MANAGE)
+    user_id = _member(ctx, rules.MANAGE)
     if not relations.forget(ctx.tx, relations.MEMBERSHIP, group_id=row["id"], user_id=user_id):
         raise Fault("missing", f"User '{user_id}' not found in group '{row['id']}'.")

@@ -14,7 +14,7 @@ from trilith.kernel.request import Ctx
 from trilith.kernel.store import Tx
 
 Row = dict[str, Any]
-MAX_DEPTH = 5
+MAX_DEPTH = 5  # projects above each other in a domain
 TAG = Text(255, 1, r"[^,/]+")
 TAGS = ListOf(TAG, 80, unique=True)
 
@@ -78,7 +78,7 @@ def create(ctx: Ctx, new: Row) -> Row:
     new["parent_id"] = parent["id"] if parent else new["domain_id"]
     new["ancestors"] = [parent["id"], *parent["ancestors"]] if parent else [new["domain_id"]]
     ctx.require(rules.MANAGE, "identity:create_project", new)
-    if len(new["ancestors"]) >= MAX_DEPTH:
+    if len(new["ancestors"]) > MAX_DEPTH:
         raise Fault("forbidden", f"Max hierarchy depth reached for {new['parent_id']} branch.")
     if parent and not parent["enabled"]:
         raise Fault("forbidden", f"Cannot create a project in a branch containing a disabled project: {parent['id']}.")

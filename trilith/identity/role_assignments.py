@@ -11,7 +11,7 @@ from trilith.identity.projects import PROJECT, subtree
 from trilith.identity.relations import ASSIGNMENT, MEMBERSHIP, SYSTEM
 from trilith.identity.roles import GLOBAL, ROLE
 from trilith.identity.users import USER
-from trilith.identity.versions import IDENTITY
+from trilith.identity.versions import IDENTITY, list_links
 from trilith.kernel.declare import Noun
 from trilith.kernel.errors import Fault
 from trilith.kernel.request import Ctx, forbidden
@@ -93,8 +93,10 @@ def _declare(grant: Grant) -> None:
     def listed(ctx: Ctx) -> Row:
         found = relations.found(ctx.tx, ASSIGNMENT, **grant.found(ctx, False))
         roles = ctx.tx.rows(ROLE, id=[row["role_id"] for row in found])
-        links = {"next": None, "self": f"{ctx.base_url}{ctx.url_path}", "previous": None}
-        return {"roles": ctx.show_all(ROLE, sorted(roles, key=lambda role: str(role["name"]))), "links": links}
+        return {
+            "roles": ctx.show_all(ROLE, sorted(roles, key=lambda role: str(role["name"]))),
+            "links": list_links(ctx),
+        }
 
     member = f"{grant.path}/{{role_id}}{last}"
     for method, run in (("PUT", put), ("GET", check), ("DELETE", take)):
@@ -138,8 +140,7 @@ def list_assignments(ctx: Ctx) -> Row:
         lines = _in_domain(ctx, lines)
     names = _Names(ctx, lines) if "include_names" in ctx.query and ctx.one("include_names") != "0" else None
     found = [_view(ctx, line, names) for line in sorted(set(lines), key=repr)]
-    links = {"next": None, "self": f"{ctx.base_url}{ctx.url_path}", "previous": None}
-    return {"role_assignments": found, "links": links}
+    return {"role_assignments": found, "links": list_links(ctx)}
 
 
 def _stored(tx: Tx, user_id: str | None) -> list[Assignment]:

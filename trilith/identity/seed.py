@@ -2,6 +2,7 @@
 
 import itertools
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from trilith.identity import relations
@@ -57,9 +58,11 @@ def _seed_people(tx: Tx, admin_password: str, demo_password: str) -> None:
     for name in ("admin", "service", "demo"):
         new = {"id": fixed_id(f"project:{name}"), "name": name, "domain_id": DEFAULT_DOMAIN}
         tx.insert(PROJECT, new | {"parent_id": DEFAULT_DOMAIN, "ancestors": [DEFAULT_DOMAIN]})
-    for name, password in (("admin", admin_password), ("demo", demo_password)):
+    with ThreadPoolExecutor() as pool:  # the slowest part of a first start
+        hashes = list(pool.map(hash_password, (admin_password, demo_password)))
+    for name, hashed in zip(("admin", "demo"), hashes, strict=True):
         new = {"id": fixed_id(f"user:{name}"), "name": name, "domain_id": DEFAULT_DOMAIN}
-        tx.insert(USER, new | {"password_hash": hash_password(password)})
+        tx.insert(USER, new | {"password_hash": hashed})
     admin, demo = fixed_id("user:admin"), fixed_id("user:demo")
     _grant(tx, admin, "admin", "project", fixed_id("project:admin"))
     _grant(tx, admin, "admin", "domain", DEFAULT_DOMAIN)

@@ -9,7 +9,7 @@ from trilith.identity.domains import DOMAIN
 from trilith.identity.facts import Scope
 from trilith.identity.passwords import is_password
 from trilith.identity.projects import PROJECT
-from trilith.identity.tokens import LIFETIME_S, issue, microseconds, open_token, token_reply
+from trilith.identity.tokens import LIFETIME_S, issue, microseconds, no_token, open_token, token_reply
 from trilith.identity.users import USER, unauthorized
 from trilith.identity.versions import IDENTITY
 from trilith.kernel.errors import Fault
@@ -170,7 +170,7 @@ def _by_password(tx: Tx, given: Row) -> Proof:
 def _by_token(tx: Tx, given: Row) -> Proof:
     session = open_token(tx, given["id"])
     if session is None:
-        raise unauthorized()
+        raise no_token()
     letter = session.letter
     return Proof(
         letter.user_id,

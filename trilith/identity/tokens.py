@@ -13,11 +13,14 @@ from trilith.identity import relations, rules
 from trilith.identity.access_rules import limit
 from trilith.identity.application_credentials import APPLICATION_CREDENTIAL, is_expired
 from trilith.identity.credentials import bearer
+from trilith.identity.domains import DOMAIN
 from trilith.identity.endpoints import catalog
 from trilith.identity.facts import Facts, Scope, domains_of, facts, has_system_role, implied_roles, projects_of
 from trilith.identity.fernet import Keys, Letter
-from trilith.identity.users import unauthorized
-from trilith.identity.versions import IDENTITY
+from trilith.identity.groups import listed
+from trilith.identity.projects import PROJECT
+from trilith.identity.users import USER, unauthorized
+from trilith.identity.versions import IDENTITY, list_links
 from trilith.kernel.errors import Fault
 from trilith.kernel.policy import Principal
 from trilith.kernel.request import Ctx, Reply
@@ -210,12 +213,17 @@ def token_reply(ctx: Ctx, token: str, session: Session, status: int) -> Reply:
     return Reply(body, status, [("X-Subject-Token", token)])
 
 
+def no_token() -> Fault:
+    """For a token that a request is about; a token that a request comes with is 401."""
+    return Fault("missing", "Failed to validate token")
+
+
 # routes
 def _subject(ctx: Ctx, rule: str, grace_s: int = 0) -> tuple[str, Session]:
     token = ctx.headers.get("x-subject-token", "")
     session = open_token(ctx.tx, token, grace_s) if token else None
     if session is None:
-        raise Fault("missing", "Failed to validate token")
+        raise no_token()
     ctx.require(rule, "identity:validate_token", {"user_id": session.letter.user_id})
     return token, session
 
@@ -235,10 +243,6 @@ def revoke(ctx: Ctx) -> None:
     relations.add(ctx.tx, table, audit_id=session.letter.audit_ids[0], expires_us=session.letter.expires_us)
 
 
-def _links(ctx: Ctx) -> Row:
-    return {"next": None, "self": f"{ctx.base_url}{ctx.url_path}", "previous": None}
-
-
 @IDENTITY.route("GET", "/auth/catalog", "anyone")
 def show_catalog(ctx: Ctx) -> Row:
     if not (ctx.who.project_id or ctx.who.domain_id or ctx.who.system):
@@ -249,16 +253,12 @@ def show_catalog(ctx: Ctx) -> Row:
 
 @IDENTITY.route("GET", "/auth/projects", "anyone")
 def list_own_projects(ctx: Ctx) -> Row:
-    from trilith.identity.projects import PROJECT
-
-    return {"projects": ctx.show_all(PROJECT, projects_of(ctx.tx, ctx.who.user_id)), "links": _links(ctx)}
+    return {"projects": ctx.show_all(PROJECT, projects_of(ctx.tx, ctx.who.user_id)), "links": list_links(ctx)}
 
 
 @IDENTITY.route("GET", "/auth/domains", "anyone")
 def list_own_domains(ctx: Ctx) -> Row:
-    from trilith.identity.domains import DOMAIN
-
-    return {"domains": ctx.show_all(DOMAIN, domains_of(ctx.tx, ctx.who.user_id)), "links": _links(ctx)}
+    return {"domains": ctx.show_all(DOMAIN, domains_of(ctx.tx, ctx.who.user_id)), "links": list_links(ctx)}
 
 
 @IDENTITY.route("GET", "/auth/system", "anyone")
@@ -267,12 +267,8 @@ def list_own_system(ctx: Ctx) -> Row:
     return {"system": found, "links": {"self": f"{ctx.base_url}{ctx.url_path}"}}
 
 
-@IDENTITY.route("GET", "/users/{user_id}/projects", f"{rules.READ}|anyone")
+@IDENTITY.route("GET", "/users/{user_id}/projects", "anyone")
 def list_projects_of_user(ctx: Ctx) -> Row:
-    from trilith.identity.groups import listed
-    from trilith.identity.projects import PROJECT
-    from trilith.identity.users import USER
-
     user = ctx.tx.get(USER, ctx.path["user_id"])
     ctx.require(f"{rules.READ}|self", "identity:list_user_projects", user)
     return listed(ctx, PROJECT, PROJECT.c.id.in_([row["id"] for row in projects_of(ctx.tx, user["id"])]))

@@ -18,11 +18,13 @@ class KeystoneWire(IdentityWire):
         return [("Vary", "X-Auth-Token")]
 
     def narrowed(self, ctx: Ctx, noun: Noun) -> list[Condition]:
+        if noun.name == "role":  # those of a domain are listed by ?domain_id= only
+            return [] if "domain_id" in ctx.query else [noun.c.domain_id == ""]
         if ctx.may("admin|system_reader"):
             return []
         if noun.name == "domain":
             return [noun.c.id == ctx.who.domain_id]
-        if "domain_id" not in noun.c or noun.name == "role":
+        if "domain_id" not in noun.c:
             return []
         return [noun.c.domain_id == ctx.who.domain_id]
 
@@ -39,11 +41,12 @@ class IdentityNoun(Noun):
         return Fault("conflict", f"Conflict occurred attempting to store {self.name.replace('_', ' ')} - {found}")
 
     def accept(self, ctx: Ctx, body: Any, operation: Literal["create", "update"]) -> Row:
-        """Clients send back what they were shown: an id is taken where it is the same."""
-        if operation == "update" and isinstance(body, dict) and "id" in body:
-            if body["id"] != ctx.path["id"]:
+        """Clients send back what they were shown: what never changes is passed over, the id must be the same."""
+        if operation == "update" and isinstance(body, dict):
+            if body.get("id", ctx.path["id"]) != ctx.path["id"]:
                 raise Fault("invalid", f"Cannot change {self.name.replace('_', ' ')} ID")
-            body = {name: value for name, value in body.items() if name != "id"}
+            fixed = {name for name, item in self.fields.items() if item.create == "no" and not item.update}
+            body = {name: value for name, value in body.items() if name not in fixed | {"id"}}
         return super().accept(ctx, body, operation)
 
     def links(self, row: Row, ctx: Ctx) -> Row:
@@ -51,6 +54,11 @@ class IdentityNoun(Noun):
         for name in row:
             path = path.replace(f"{{{name}}}", str(row[name]))
         return {"self": ctx.url(f"{path}/{row['id']}")}
+
+
+def list_links(ctx: Ctx) -> Row:
+    """What stands beside a list that comes in one piece."""
+    return {"next": None, "self": f"{ctx.base_url}{ctx.url_path}", "previous": None}
 
 
 IDENTITY = Service("identity", "identity", "/identity/v3", KeystoneWire())

@@ -27,11 +27,18 @@ METHODS = ("glance-direct", "web-download")
 
 
 class Received(Protocol):
-    size_bytes: int
-    checksum_md5: str
-    os_hash_algo: str
-    os_hash_value: str
-    virtual_size_bytes: int | None
+    """What the store says of bytes that it took in."""
+
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def checksum_md5(self) -> str: ...
+    @property
+    def os_hash_algo(self) -> str: ...
+    @property
+    def os_hash_value(self) -> str: ...
+    @property
+    def virtual_size_bytes(self) -> int | None: ...
 
 
 class Files(Protocol):

@@ -118,7 +118,7 @@ class App:
         parts = split_path(ctx.url_path)
         found = self.router.find(parts)
         depth = len(split_path(ctx.service.prefix))
-        if found is None and ctx.service.project_in_path and len(parts) > depth:
+        if found is None and ctx.service.project_in_path and len(parts) > depth + 1:
             ctx.path["project"] = parts[depth]
             found = self.router.find(parts[:depth] + parts[depth + 1 :])
         if found is None:
@@ -282,7 +282,7 @@ class App:
         if new.get(noun.owner) is None:
             new[noun.owner] = mine
         elif new[noun.owner] != mine and not ctx.who.is_admin:
-            raise forbidden(f"{noun.service.name}:{noun.plural}:create:{noun.owner}")
+            raise noun.service.wire.foreign_owner(noun)
 
     def _update(self, ctx: Ctx, operation: Operation, inputs: Any) -> Reply:
         noun = operation.noun

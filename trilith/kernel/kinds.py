@@ -83,7 +83,7 @@ class Whole(Kind):
     text = "an integer"
 
     def check(self, value: Any, path: str, at: Version) -> int:
-        if isinstance(value, str) and self.strings and re.fullmatch(r"-?[0-9]+", value):
+        if isinstance(value, str) and self.strings and re.fullmatch(r"-?[0-9]{1,4000}", value):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise Bad(path, value, f"{value!r} is not of type 'integer'")

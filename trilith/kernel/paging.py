@@ -102,8 +102,8 @@ def number(value: str | None, name: str) -> int | None:
     """A limit or an offset from a query string: a whole number, 0 or more."""
     if value is None or value == "":
         return None
-    if not value.lstrip("-").isdigit() or not value.isascii():
+    if not value.removeprefix("-").isdigit() or not value.isascii():
         raise Fault("invalid", f"{name} param must be an integer", "InvalidInput")
-    if (found := int(value)) < 0:
+    if (found := int(value[:19])) < 0:
         raise Fault("invalid", f"{name} param must be positive", "InvalidInput")
-    return found
+    return min(found, 2**31 - 1)

@@ -42,7 +42,7 @@ class VersionRange:
             return self.oldest
         if wanted == "latest":
             return self.newest
-        if not re.fullmatch(r"[1-9]\d*\.(0|[1-9]\d*)", wanted):
+        if not re.fullmatch(r"[1-9][0-9]{0,5}\.(0|[1-9][0-9]{0,5})", wanted):
             raise Fault(
                 "invalid",
                 f"API Version String {wanted} is of invalid format. Must be of format MajorNum.MinorNum.",

@@ -98,6 +98,11 @@ class Wire:
     def unknown_marker(self, noun: "Noun", marker: str) -> Fault:
         return Fault("invalid", f"marker [{marker}] not found")
 
+    def foreign_owner(self, noun: "Noun") -> Fault:
+        """Somebody who is no administrator makes something for another project."""
+        what = f"{noun.service.name}:{noun.plural}:create:{noun.owner}"
+        return Fault("forbidden", f"Policy doesn't allow {what} to be performed.", "PolicyNotAuthorized")
+
     def headers(self, ctx: "Ctx") -> list[tuple[str, str]]:
         """What every reply of the service carries."""
         return []
@@ -290,12 +295,15 @@ class NetworkWire(Wire):
     def unknown_marker(self, noun: "Noun", marker: str) -> Fault:
         return noun.missing(marker)
 
+    def foreign_owner(self, noun: "Noun") -> Fault:
+        return Fault("invalid", "To make something for another project, one must be an administrator", "HTTPBadRequest")
+
     def precondition(self, ctx: "Ctx", noun: "Noun", row: Row) -> None:
         asked = ctx.headers.get("if-match", "")
         if not asked:
             return
         name, _, number_ = asked.partition("=")
-        if name != "revision_number" or not number_.isdigit():
+        if name != "revision_number" or not number_.removeprefix("-").isdigit():
             raise Fault("invalid", "Constraint on field is not supported: use revision_number=N", "HTTPBadRequest")
         if int(number_) != row["generation"] - 1:
             message = f"Constrained to {number_}, but current revision is {row['generation'] - 1}"
@@ -310,6 +318,8 @@ class NetworkWire(Wire):
             return [self.with_project(item) for item in items]
         if not isinstance(body, dict) or noun.envelope not in body:
             raise Fault("invalid", f"Unable to find '{noun.envelope}' in request body", "HTTPBadRequest")
+        if not isinstance(body[noun.envelope], dict):
+            raise Fault("invalid", f"'{noun.envelope}' must be an object", "HTTPBadRequest")
         return self.with_project(body[noun.envelope])
 
     def with_project(self, item: Any) -> Any:
@@ -346,17 +356,22 @@ class NetworkWire(Wire):
         if listing.fields:
             views = [{k: v for k, v in view.items() if k in listing.fields} for view in views]
         body: Row = {noun.plural: views}
-        links = []
-        if listing.limit and page.rows:
-            if page.more:
-                href = self.page_url(ctx, marker=page.rows[-1][noun.key], page_reverse=None)
-                links.append({"rel": "next", "href": href})
-            if page.before:
-                href = self.page_url(ctx, marker=page.rows[0][noun.key], page_reverse="True")
-                links.append({"rel": "previous", "href": href})
-        if links:
+        if links := self._links(ctx, noun, page, listing):
             body[f"{noun.plural}_links"] = links
         return body
+
+    def _links(self, ctx: "Ctx", noun: "Noun", page: Page, listing: Listing) -> list[Row]:
+        """A full page may be the last: the next is empty then, and leads back."""
+        full = len(page.rows) == listing.limit
+        first, last = (page.rows[0][noun.key], page.rows[-1][noun.key]) if page.rows else (None, None)
+        links = []
+        if listing.limit and (full or listing.reverse):
+            href = self.page_url(ctx, marker=last, page_reverse=None)
+            links.append({"rel": "next", "href": href})
+        if listing.limit and (full if listing.reverse else listing.marker is not None):
+            href = self.page_url(ctx, marker=first, page_reverse="True")
+            links.append({"rel": "previous", "href": href})
+        return links
 
 
 class IdentityWire(Wire):

@@ -20,6 +20,7 @@ BEHAVIOUR = {
     "net-mtu": "Network MTU",
     "network-ip-availability": "Network IP Availability",
     "pagination": "Pagination support",
+    "quota-check-limit": "Quota engine limit check",
     "quotas": "Quota management support",
     "quota_details": "Quota details management support",
     "rbac-security-groups": "Add security_group type to network RBAC",

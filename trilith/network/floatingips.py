@@ -11,7 +11,7 @@ from trilith.kernel.kinds import Address, Id
 from trilith.kernel.request import Ctx
 from trilith.kernel.store import Tx
 from trilith.network.networks import NETWORK
-from trilith.network.ports import PORT, ROUTER_OWNERS, make_port
+from trilith.network.ports import PORT, ROUTER_OWNERS, drop_port, make_port
 from trilith.network.resource import resource
 from trilith.network.subnets import SUBNET
 
@@ -103,7 +103,10 @@ def create(ctx: Ctx, new: Row) -> Row:
 
 @FLOATING_IP.on("update")
 def update(ctx: Ctx, row: Row, changes: Row) -> Row:
-    """A port puts it on (moving it where it was on another), null takes it off; without `port_id` it stays."""
+    """A port puts it on (moving it where it was on another), null takes it off; without `port_id` it stays, unless
+    nothing at all is asked for: that takes it off too."""
+    if not changes:
+        changes = {"port_id": None}
     if "port_id" in changes or changes.get("fixed_ip_address"):
         port_id = changes.get("port_id", row["port_id"])
         changes |= _association(ctx, row, port_id, changes.get("fixed_ip_address"))
@@ -112,11 +115,14 @@ def update(ctx: Ctx, row: Row, changes: Row) -> Row:
 
 @FLOATING_IP.on("delete")
 def delete(ctx: Ctx, row: Row) -> None:
-    from trilith.network.ports import drop_port
+    drop_floating_ip(ctx.tx, row)
 
-    ctx.tx.delete(FLOATING_IP, row)
-    if (outer := ctx.tx.one(PORT, id=row["floating_port_id"])) is not None:
-        drop_port(ctx.tx, outer)
+
+def drop_floating_ip(tx: Tx, row: Row) -> None:
+    """With the port that holds its address."""
+    tx.delete(FLOATING_IP, row)
+    if (outer := tx.one(PORT, id=row["floating_port_id"])) is not None:
+        drop_port(tx, outer)
 
 
 def disassociate(tx: Tx, port_id: str) -> None:

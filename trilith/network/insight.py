@@ -1,4 +1,4 @@
-"""What an operator looks at: agents, zones, how full networks are. All computed, nothing stored."""
+"""What an operator looks at: agents, zones, how full networks are. Computed, but for what is noted of an agent."""
 
 import uuid
 from collections.abc import Iterable
@@ -8,7 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from trilith.kernel.errors import Fault
+from trilith.kernel.kinds import Flag, Member, Object, Text
 from trilith.kernel.request import Ctx
+from trilith.kernel.store import METADATA
 from trilith.network.allocations import ALLOCATION, pool_size
 from trilith.network.networks import NETWORK
 from trilith.network.subnets import SUBNET
@@ -17,6 +19,15 @@ from trilith.placement import hosts
 
 Row = dict[str, Any]
 
+NOTES = sa.Table(
+    "network_agent_notes",
+    METADATA,
+    sa.Column("agent_id", sa.String(64), primary_key=True),
+    sa.Column("admin_state_up", sa.Boolean(), nullable=False),
+    sa.Column("description", sa.String(255), nullable=False),
+)
+NOTE = Object({"admin_state_up": Member(Flag()), "description": Member(Text(255))})
+BODY = Object({"agent": Member(NOTE, required=True)})
 AGENTS = {
     "OVN Controller Gateway agent": "ovn-controller",
     "OVN Metadata agent": "trilith-agent",
@@ -36,23 +47,26 @@ def _narrowed(ctx: Ctx, rows: Iterable[Row]) -> list[Row]:
 
 def _agents(ctx: Ctx) -> list[Row]:
     found = []
+    notes = {note["agent_id"]: note for note in ctx.tx.select(sa.select(NOTES))}
     for host in ctx.tx.rows(hosts.HOST):
         seen_at = datetime.fromtimestamp(host["seen_at_s"] or 0, UTC).strftime("%Y-%m-%d %H:%M:%S")
         for kind, binary in AGENTS.items():
+            agent_id = str(uuid.uuid5(uuid.UUID(host["id"]), kind))
+            noted = notes.get(agent_id, {"admin_state_up": True, "description": ""})
             found.append(
                 {
-                    "id": str(uuid.uuid5(uuid.UUID(host["id"]), kind)),
+                    "id": agent_id,
                     "agent_type": kind,
                     "binary": binary,
                     "host": host["name"],
                     "topic": "n/a",
                     "availability_zone": host["availability_zone"],
-                    "admin_state_up": True,
+                    "admin_state_up": noted["admin_state_up"],
                     "alive": hosts.is_up(host),
                     "created_at": host["created_at"][:19].replace("T", " "),
                     "started_at": host["created_at"][:19].replace("T", " "),
                     "heartbeat_timestamp": seen_at,
-                    "description": "",
+                    "description": noted["description"],
                     "configurations": {},
                     "resources_synced": None,
                 }
@@ -60,17 +74,42 @@ def _agents(ctx: Ctx) -> list[Row]:
     return found
 
 
-@NETWORKING.route("GET", "/agents", "admin")
+@NETWORKING.route("GET", "/agents", "reader")
 def agents(ctx: Ctx) -> Row:
-    return {"agents": _narrowed(ctx, _agents(ctx))}
+    """Administrators see them; others an empty list."""
+    return {"agents": _narrowed(ctx, _agents(ctx)) if ctx.may("admin") else []}
 
 
 @NETWORKING.route("GET", "/agents/{agent_id}", "admin")
 def agent(ctx: Ctx) -> Row:
+    return {"agent": _agent(ctx)}
+
+
+def _agent(ctx: Ctx) -> Row:
     for row in _agents(ctx):
         if row["id"] == ctx.path["agent_id"]:
-            return {"agent": row}
+            return row
     raise Fault("missing", f"Agent {ctx.path['agent_id']} could not be found.", "AgentNotFound")
+
+
+@NETWORKING.route("PUT", "/agents/{agent_id}", "admin", body=BODY)
+def update_agent(ctx: Ctx) -> Row:
+    row = _agent(ctx) | ctx.body["agent"]
+    values = {"admin_state_up": row["admin_state_up"], "description": row["description"]}
+    if ctx.tx.execute(NOTES.update().where(NOTES.c.agent_id == row["id"]).values(values)).rowcount == 0:
+        ctx.tx.execute(NOTES.insert().values(agent_id=row["id"], **values))
+    return {"agent": row}
+
+
+@NETWORKING.route("DELETE", "/agents/{agent_id}", "admin", status=204)
+def delete_agent(ctx: Ctx) -> None:
+    """An agent is there as long as its host is in the cluster file; only what was noted of it goes."""
+    row = _agent(ctx)
+    if row["alive"]:
+        raise Fault(
+            "conflict", f"Agent {row['id']} is alive: take its host out of the cluster file first.", "AgentInUse"
+        )
+    ctx.tx.execute(NOTES.delete().where(NOTES.c.agent_id == row["id"]))
 
 
 @NETWORKING.route("GET", "/availability_zones", "reader")
@@ -119,9 +158,11 @@ def _availabilities(ctx: Ctx, networks: list[Row]) -> list[Row]:
     ]
 
 
-@NETWORKING.route("GET", "/network-ip-availabilities", "admin")
+@NETWORKING.route("GET", "/network-ip-availabilities", "reader")
 def network_ip_availabilities(ctx: Ctx) -> Row:
-    return {"network_ip_availabilities": _narrowed(ctx, _availabilities(ctx, ctx.tx.rows(NETWORK)))}
+    """Administrators see them; others an empty list."""
+    rows = _availabilities(ctx, ctx.tx.rows(NETWORK)) if ctx.may("admin") else []
+    return {"network_ip_availabilities": _narrowed(ctx, rows)}
 
 
 @NETWORKING.route("GET", "/network-ip-availabilities/{network_id}", "admin")

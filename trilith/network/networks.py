@@ -19,8 +19,7 @@ Condition = sa.ColumnElement[bool]
 
 UNDERLAY_MTU = 1500
 GENEVE_OVERHEAD = 58
-LEAST_MTU = 68
-LEAST_MTU_IPV6 = 1280
+LEAST_MTU = {4: 68, 6: 1280}
 PHYSICAL_NETWORKS = ("public", "provider")  # what hosts map to their provider bridge
 VLANS = range(1, 4095)
 GENEVE_IDS = 2**24 - 1
@@ -201,16 +200,21 @@ def _first_free(tx: Tx, numbers: range, *where: Condition) -> int:
 def _check_mtu(tx: Tx, row: Row, mtu: int | None, overhead: int) -> None:
     if not mtu:
         return
-    if not LEAST_MTU <= mtu <= UNDERLAY_MTU - overhead:
-        raise Fault(
-            "invalid",
-            f"Invalid input for operation: MTU {mtu} is not from {LEAST_MTU} to {UNDERLAY_MTU - overhead}.",
-            "InvalidInput",
-        )
+    if mtu > UNDERLAY_MTU - overhead:
+        message = f"Invalid input for operation: MTU {mtu} is more than {UNDERLAY_MTU - overhead}."
+        raise Fault("invalid", message, "InvalidInput")
     from trilith.network.subnets import SUBNET
 
-    if mtu < LEAST_MTU_IPV6 and tx.one(SUBNET, network_id=row["id"], ip_version=6) is not None:
-        raise Fault("conflict", f"MTU {mtu} is too small for the network's IPv6 subnets.", "NetworkMTUSubnetConflict")
+    for subnet in tx.rows(SUBNET, network_id=row["id"]) if mtu < LEAST_MTU[6] else ():
+        check_mtu_of_subnet(mtu, subnet)
+
+
+def check_mtu_of_subnet(mtu: int, subnet: Row) -> None:
+    """IPv4 needs packets of 68 bytes, IPv6 of 1280."""
+    least = LEAST_MTU[subnet["ip_version"]]
+    if mtu < least:
+        message = f"MTU {mtu} is less than {least}, which IPv{subnet['ip_version']} needs."
+        raise Fault("conflict", message, "NetworkMTUSubnetConflict")
 
 
 @NETWORK.on("update")
@@ -222,6 +226,8 @@ def update(ctx: Ctx, row: Row, changes: Row) -> Row:
     if "shared" in changes:
         rbac_policies.share(ctx.tx, ctx.new_id, "network", row, SHARED, changes.pop("shared"))
     if "external" in changes:
+        if row["external"] and not changes["external"]:
+            _not_used_from_inside(ctx.tx, row)
         rbac_policies.share(ctx.tx, ctx.new_id, "network", row, EXTERNAL, changes["external"])
     return ctx.tx.update(NETWORK, row, **changes)
 
@@ -232,10 +238,13 @@ def delete(ctx: Ctx, row: Row) -> None:
 
 
 def drop_network(tx: Tx, row: Row) -> None:
-    """With its subnets; refused while ports that are somebody's are on it."""
+    """With its subnets and floating addresses that are on nothing; refused while ports of somebody are on it."""
+    from trilith.network.floatingips import FLOATING_IP, drop_floating_ip
     from trilith.network.ports import PORT, drop_port
     from trilith.network.subnets import SUBNET
 
+    for address in tx.rows(FLOATING_IP, floating_network_id=row["id"], port_id=None):
+        drop_floating_ip(tx, address)
     ports = tx.rows(PORT, network_id=row["id"])
     if busy := [port["id"] for port in ports if port["device_owner"] not in AUTO_DELETED]:
         raise Fault(
@@ -251,28 +260,26 @@ def drop_network(tx: Tx, row: Row) -> None:
     tx.delete(NETWORK, row)
 
 
-def _guard(tx: Tx, row: Row, action: str) -> None:
-    """Sharing ends only where nobody else uses it."""
+def _users(tx: Tx, row: Row, action: str) -> set[str]:
+    """The projects that have machines on it, or routers that go out through it."""
     from trilith.network.ports import PORT
+    from trilith.network.routers import ROUTER
 
     if action == EXTERNAL:
-        if tx.one(PORT, network_id=row["id"], device_owner=["network:router_gateway", "network:floatingip"]):
-            raise Fault(
-                "conflict",
-                f"External network {row['id']} cannot be updated: it has gateway ports.",
-                "ExternalNetworkInUse",
-            )
-        return
-    foreign = PORT.c.project_id.not_in([row["project_id"], ""])
-    if tx.one(PORT, foreign, PORT.c.network_id == row["id"], PORT.c.device_owner.not_like("network:%")) is not None:
-        raise Fault(
-            "conflict",
-            f"Unable to reconfigure sharing settings for network {row['name']}. Multiple projects are using it.",
-            "InvalidSharedSetting",
-        )
+        return {router["project_id"] for router in tx.rows(ROUTER, external_network_id=row["id"])}
+    ports = tx.rows(PORT, PORT.c.network_id == row["id"], PORT.c.device_owner.not_like("network:%"))
+    return {port["project_id"] for port in ports}
 
 
-rbac_policies.GUARDS["network"] = _guard
+rbac_policies.USERS["network"] = _users
+
+
+def _not_used_from_inside(tx: Tx, row: Row) -> None:
+    from trilith.network.ports import PORT
+
+    if tx.one(PORT, network_id=row["id"], device_owner=["network:router_gateway", "network:floatingip"]) is not None:
+        message = f"External network {row['id']} cannot be updated to be made non-external: it has gateway ports."
+        raise Fault("conflict", message, "ExternalNetworkInUse")
 
 
 def usable_networks(tx: Tx, project_id: str, is_admin: bool = False) -> list[Row]:

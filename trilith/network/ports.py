@@ -9,13 +9,14 @@ import sqlalchemy as sa
 from trilith.kernel import quota
 from trilith.kernel.declare import Field, computed, flag, ident, text
 from trilith.kernel.errors import Fault
-from trilith.kernel.kinds import Address, Choice, Either, Id, Json, ListOf, Mac, Member, Object, Prefix, Text, Whole
+from trilith.kernel.kinds import Choice, Either, Id, Json, ListOf, Mac, Text
 from trilith.kernel.request import Ctx, forbidden
 from trilith.kernel.store import Tx
 from trilith.network import allocations
 from trilith.network.allocations import ALLOCATION
-from trilith.network.networks import NETWORK
-from trilith.network.resource import has_item, resource
+from trilith.network.networks import AUTO_DELETED, NETWORK
+from trilith.network.port_options import ADDRESS_PAIR, DHCP_OPTION, FIXED_IP, merged_options, tidy, with_mac
+from trilith.network.resource import REGULAR, has_item, resource
 from trilith.network.security_groups import checked_groups, default_group
 from trilith.network.subnets import SUBNET
 from trilith.network.versions import NETWORKING
@@ -27,23 +28,7 @@ Condition = sa.ColumnElement[bool]
 MAC_PREFIX = "fa:16:3e"
 MAX_ADDRESSES = 50
 ROUTER_OWNERS = ("network:router_interface", "network:router_gateway")
-SERVICE_OWNERS = (*ROUTER_OWNERS, "network:floatingip")  # such a port goes with what it belongs to
 BINDING = "admin|service"
-
-FIXED_IP = Object({"subnet_id": Member(Id(), null=True), "ip_address": Member(Address(), null=True)})
-ADDRESS_PAIR = Object(
-    {
-        "ip_address": Member(Either((Address(), Prefix(loose=True))), required=True),
-        "mac_address": Member(Mac(), null=True),
-    }
-)
-DHCP_OPTION = Object(
-    {
-        "opt_name": Member(Text(64, 1), required=True),
-        "opt_value": Member(Text(255), null=True),
-        "ip_version": Member(Whole(4, 6)),
-    }
-)
 
 
 def _status(row: Row) -> Row:
@@ -128,7 +113,12 @@ PORT = resource(
         status=text(16, filter=True, sort=True),
         port_security_enabled=flag(create="optional", update=True, null=True, extension="port-security"),
         security_groups=Field(
-            kind=ListOf(Id()), create="optional", update=True, null=True, filter=_by_group, extension="security-group"
+            kind=ListOf(Id(), unique=True),
+            create="optional",
+            update=True,
+            null=True,
+            filter=_by_group,
+            extension="security-group",
         ),
         allowed_address_pairs=Field(
             kind=ListOf(ADDRESS_PAIR),
@@ -191,8 +181,10 @@ PORT = resource(
         ),
         dns_assignment=computed(_dns_assignment, extension="dns-integration"),
         ip_allocation=computed(lambda row, ctx: "immediate" if row["fixed_ips"] else "none", extension="ip_allocation"),
+        machine_id=text(64, default="", hidden=True, index=True),  # whose it really is; anyone may write a device_id
         seen_up=flag(default=False, hidden=True),
     ),
+    policy=REGULAR | {"delete": "sees"},
     scope=_scope,
     derive=_status,
     wakes=_wakes,
@@ -238,6 +230,7 @@ def make_port(
         "name": name,
         "device_id": device_id,
         "device_owner": device_owner,
+        "machine_id": device_id if device_owner.startswith("compute:") else "",
         "binding_host": host or "",
         "admin_state_up": admin_state_up,
     }
@@ -248,7 +241,7 @@ def make_port(
     if security_group_ids is None:
         security_group_ids = [default_group(tx, new_id, project_id)["id"]] if secure and project_id else []
     row |= {"port_security_enabled": secure, "security_groups": security_group_ids}
-    row["allowed_address_pairs"] = _with_mac(row["allowed_address_pairs"], row["mac_address"])
+    row["allowed_address_pairs"] = with_mac(row["allowed_address_pairs"], row["mac_address"])
     _check_security(row)
     if tx.one(PORT, network_id=network_id, mac_address=row["mac_address"]) is not None:
         raise mac_in_use(row)
@@ -261,13 +254,18 @@ def bind_port(tx: Tx, port: Row, *, device_id: str, device_owner: str, host: str
     if port["device_id"] and port["device_id"] != device_id:
         raise in_use(port)
     seen_up = port["seen_up"] and port["binding_host"] == host
-    changes = {"device_id": device_id, "device_owner": device_owner, "binding_host": host or "", "seen_up": seen_up}
-    return tx.update(PORT, port, **changes)
+    place: Row = {
+        "device_id": device_id,
+        "device_owner": device_owner,
+        "machine_id": device_id,
+        "binding_host": host or "",
+    }
+    return tx.update(PORT, port, **place, seen_up=seen_up)
 
 
 def unbind_port(tx: Tx, port: Row) -> Row:
     """The port is nobody's again; it keeps its addresses."""
-    return tx.update(PORT, port, device_id="", device_owner="", binding_host="", seen_up=False)
+    return tx.update(PORT, port, device_id="", device_owner="", machine_id="", binding_host="", seen_up=False)
 
 
 def drop_port(tx: Tx, port: Row) -> None:
@@ -281,7 +279,7 @@ def drop_port(tx: Tx, port: Row) -> None:
 
 def ports_of(tx: Tx, device_ids: list[str]) -> list[Row]:
     """The ports of these machines, oldest first."""
-    return sorted(tx.rows(PORT, device_id=device_ids), key=lambda row: (row["created_at"], row["id"]))
+    return sorted(tx.rows(PORT, machine_id=device_ids), key=lambda row: (row["created_at"], row["id"]))
 
 
 def readdress(tx: Tx, port: Row, asked: list[Row]) -> Row:
@@ -325,7 +323,7 @@ def addresses(tx: Tx, device_ids: list[str]) -> dict[str, dict[str, list[Row]]]:
     for row in tx.rows(FLOATING_IP, port_id=[port["id"] for port in ports]):
         floating.setdefault((row["port_id"], row["fixed_ip_address"]), []).append(row["floating_ip_address"])
     for port in ports:
-        of_network = found[port["device_id"]].setdefault(networks[port["network_id"]]["name"], [])
+        of_network = found[port["machine_id"]].setdefault(networks[port["network_id"]]["name"], [])
         for fixed in port["fixed_ips"]:
             of_network.append(_address(port, fixed["ip_address"], "fixed"))
             for outer in floating.get((port["id"], fixed["ip_address"]), []):
@@ -447,35 +445,12 @@ def _check_security(row: Row) -> None:
 
 
 # the API
-def _clean(ctx: Ctx, body: Row) -> None:
-    """Null means the empty value; pairs and options in their full form."""
-    for name, empty in (("device_id", ""), ("device_owner", ""), ("binding_host", ""), ("dns_name", "")):
-        if name in body and body[name] is None:
-            body[name] = empty
-    if "allowed_address_pairs" in body:
-        body["allowed_address_pairs"] = _checked_pairs(body["allowed_address_pairs"] or [])
-    for option in body.get("extra_dhcp_opts") or []:
-        option.setdefault("ip_version", 4)
-    if body.get("binding_profile", ()) is None:
-        body["binding_profile"] = {}
-    if body.get("dns_name"):
-        body["dns_name"] = body["dns_name"].lower()
-    if body.get("mac_address", ()) == "":
-        body["mac_address"] = None
-
-
-def _checked_pairs(pairs: list[Row]) -> list[Row]:
-    if any(pairs.count(pair) > 1 for pair in pairs):
-        raise Fault("invalid", "Request contains duplicate address pair.", "DuplicateAddressPairInRequest")
-    return pairs
-
-
 def _network_owners_only(ctx: Ctx, network: Row, body: Row, operation: str) -> None:
     """On another project's network, one takes what one is given."""
     if ctx.who.is_admin or network["project_id"] == ctx.who.project_id or "service" in ctx.who.roles:
         return
     for name in ("mac_address", "port_security_enabled", "allowed_address_pairs"):
-        if body.get(name):
+        if body.get(name) not in (None, "", []):
             raise forbidden(f"{operation}_port:{name}")
     if any(fixed.get("ip_address") for fixed in body.get("fixed_ips") or []):
         raise forbidden(f"{operation}_port:fixed_ips:ip_address")
@@ -487,40 +462,27 @@ def _network_owners_only(ctx: Ctx, network: Row, body: Row, operation: str) -> N
 def create(ctx: Ctx, new: Row) -> Row:
     network = ctx.find(NETWORK, new["network_id"])
     _network_owners_only(ctx, network, new, "create")
-    _clean(ctx, new)
+    tidy(new)
+    _own_devices_only(ctx, new, "create")
     groups = new.pop("security_groups")
     if groups is not None:
         groups = checked_groups(ctx.tx, new["project_id"], ctx.who.is_admin, groups)
-    new["extra_dhcp_opts"] = _merged_options([], new["extra_dhcp_opts"] or [])
+    new["extra_dhcp_opts"] = merged_options([], new["extra_dhcp_opts"] or [])
     host = new.pop("binding_host")
     return make_port(ctx.tx, ctx.new_id, security_group_ids=groups, host=host, **new)
-
-
-def _with_mac(pairs: list[Row], mac: str) -> list[Row]:
-    return [pair | {"mac_address": pair.get("mac_address") or mac} for pair in pairs]
-
-
-def _merged_options(old: list[Row], asked: list[Row]) -> list[Row]:
-    """An option that is asked for with null goes; the others are set."""
-    found = {(option["opt_name"], option["ip_version"]): option for option in old}
-    for option in asked:
-        key = (option["opt_name"], option["ip_version"])
-        if option.get("opt_value") is None:
-            found.pop(key, None)
-        else:
-            found[key] = {"opt_name": key[0], "opt_value": option["opt_value"], "ip_version": key[1]}
-    return list(found.values())
 
 
 @PORT.on("update")
 def update(ctx: Ctx, row: Row, changes: Row) -> Row:
     network = ctx.tx.get(NETWORK, row["network_id"])
     _network_owners_only(ctx, network, changes, "update")
-    _clean(ctx, changes)
+    tidy(changes)
+    _stays_with_its_device(row, changes)
+    if "device_id" in changes or "device_owner" in changes:
+        _own_devices_only(ctx, row | changes, "update")
     if "mac_address" in changes:
         _check_new_mac(ctx, row, changes)
     asked = changes.pop("fixed_ips", None)
-    _router_ports_stay(row, changes, asked)
     if changes.get("security_groups", ()) is None:
         changes["security_groups"] = []
     if "security_groups" in changes:
@@ -529,10 +491,10 @@ def update(ctx: Ctx, row: Row, changes: Row) -> Row:
     if changes.get("port_security_enabled", ()) is None:
         del changes["port_security_enabled"]
     if "extra_dhcp_opts" in changes:
-        changes["extra_dhcp_opts"] = _merged_options(row["extra_dhcp_opts"], changes["extra_dhcp_opts"] or [])
+        changes["extra_dhcp_opts"] = merged_options(row["extra_dhcp_opts"], changes["extra_dhcp_opts"] or [])
     if "allowed_address_pairs" in changes:
         mac = changes.get("mac_address") or row["mac_address"]
-        changes["allowed_address_pairs"] = _with_mac(changes["allowed_address_pairs"], str(mac))
+        changes["allowed_address_pairs"] = with_mac(changes["allowed_address_pairs"], str(mac))
     if "binding_host" in changes and changes["binding_host"] != row["binding_host"]:
         changes["seen_up"] = False
     if asked is not None:
@@ -553,23 +515,49 @@ def _check_new_mac(ctx: Ctx, row: Row, changes: Row) -> None:
         raise mac_in_use(row | changes)
 
 
-def _router_ports_stay(row: Row, changes: Row, asked: list[Row] | None) -> None:
-    """What a router holds is changed through the router."""
-    if row["device_owner"] not in ROUTER_OWNERS or not row["device_id"]:
+def _own_devices_only(ctx: Ctx, port: Row, operation: str) -> None:
+    """Nobody makes a port of somebody else's router, or one that the network itself has."""
+    from trilith.network.routers import ROUTER
+
+    owner, device_id = port["device_owner"], port["device_id"]
+    if ctx.who.is_admin or not owner.startswith("network:"):
         return
-    for name in ("device_id", "device_owner"):
-        if name in changes and changes[name] != row[name]:
-            raise Fault(
-                "conflict",
-                f"Port {row['id']} cannot be updated directly via the port API: "
-                f"has device owner {row['device_owner']}.",
-                "ServicePortInUse",
-            )
+    if owner in AUTO_DELETED:
+        raise forbidden(f"{operation}_port:device_owner")
+    if owner in ROUTER_OWNERS and device_id and ctx.tx.one(ROUTER, ROUTER.c.id == device_id, ROUTER.scope(ctx)) is None:
+        message = (
+            f"The following device_id {device_id} is not owned by your project or matches another project's router."
+        )
+        raise Fault("conflict", message, "DeviceIDNotOwnedByProject")
+
+
+def _stays_with_its_device(row: Row, changes: Row) -> None:
+    """What a machine or a router holds is let go by the machine or the router."""
+    if not row["machine_id"] and not (row["device_owner"] in ROUTER_OWNERS and row["device_id"]):
+        return
+    if any(name in changes and changes[name] != row[name] for name in ("device_id", "device_owner")):
+        raise Fault(
+            "conflict",
+            f"Port {row['id']} cannot be updated directly via the port API: has device owner {row['device_owner']}.",
+            "ServicePortInUse",
+        )
+
+
+def _is_held(tx: Tx, row: Row) -> bool:
+    """Whether the router or the floating address that the port is of is (still) there."""
+    from trilith.network.floatingips import FLOATING_IP
+    from trilith.network.routers import ROUTER
+
+    holder = {"network:floatingip": FLOATING_IP} | dict.fromkeys(ROUTER_OWNERS, ROUTER)
+    return row["device_owner"] in holder and tx.one(holder[row["device_owner"]], id=row["device_id"]) is not None
 
 
 @PORT.on("delete")
 def delete(ctx: Ctx, row: Row) -> None:
-    if row["device_owner"] in SERVICE_OWNERS and row["device_id"]:
+    """Its owner may, and the owner of its network."""
+    if not ctx.may("member", row) and not ctx.may("member", ctx.tx.get(NETWORK, row["network_id"])):
+        raise forbidden("delete_port")
+    if _is_held(ctx.tx, row):
         raise Fault(
             "conflict",
             f"Port {row['id']} cannot be deleted directly via the port API: has device owner {row['device_owner']}.",

@@ -6,13 +6,15 @@ import sqlalchemy as sa
 
 from trilith.kernel import quota
 from trilith.kernel.errors import Fault
-from trilith.kernel.kinds import MapOf, Member, Object, Whole
+from trilith.kernel.kinds import Either, Flag, MapOf, Member, Object, Whole
 from trilith.kernel.request import Ctx, forbidden
 from trilith.network.versions import NETWORKING
 
 Row = dict[str, Any]
 
-BODY = Object({"quota": Member(MapOf(Whole(-1, 2**31 - 1)), required=True)})
+LIMIT = Whole(-1, 2**31 - 1)
+BODY = Object({"quota": Member(MapOf(Either((Flag(strict=True), LIMIT))), required=True)})
+OPTIONS = ("force", "check_limit")  # of a request, beside the limits
 
 
 def _project(ctx: Ctx) -> str:
@@ -65,13 +67,19 @@ def details(ctx: Ctx) -> Row:
 
 @NETWORKING.route("PUT", "/quotas/{project_id}", "admin", body=BODY)
 def update(ctx: Ctx) -> Row:
-    asked = {k: v for k, v in ctx.body["quota"].items() if k not in ("tenant_id", "project_id")}
-    for name in asked:
+    """With ``check_limit``, a limit below what is in use is refused."""
+    body, project_id = ctx.body["quota"], ctx.path["project_id"]
+    asked = {k: v for k, v in body.items() if k not in OPTIONS}
+    for name, limit in asked.items():
         if name not in NETWORKING.quotas:
             raise Fault("invalid", f"Unrecognized attribute(s) '{name}'", "HTTPBadRequest")
-    for name, limit in asked.items():
-        quota.set_limit(ctx.tx, NETWORKING, ctx.path["project_id"], name, limit)
-    return {"quota": quota.limits(ctx.tx, NETWORKING, ctx.path["project_id"])}
+        LIMIT.check(limit, name, ctx.at)
+        in_use = quota.used(ctx.tx, NETWORKING, project_id, name) if body.get("check_limit") else 0
+        if 0 <= limit < in_use:
+            message = f"Quota limit {limit} for {name} is below what is in use: {in_use}."
+            raise Fault("invalid", message, "InvalidQuotaValue")
+        quota.set_limit(ctx.tx, NETWORKING, project_id, name, limit)
+    return {"quota": quota.limits(ctx.tx, NETWORKING, project_id)}
 
 
 @NETWORKING.route("DELETE", "/quotas/{project_id}", "admin", status=204)

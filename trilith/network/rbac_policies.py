@@ -8,17 +8,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from trilith.kernel.declare import Noun, Quota, choice, computed, text
+from trilith.kernel.declare import Noun, Quota, choice, text
 from trilith.kernel.errors import Fault
 from trilith.kernel.request import Ctx, forbidden
 from trilith.kernel.store import Tx
-from trilith.network.resource import resource
+from trilith.network.resource import bump, resource
 
 Row = dict[str, Any]
 Condition = sa.ColumnElement[bool]
 SHARED, EXTERNAL = "access_as_shared", "access_as_external"
 ALL = "*"
-GUARDS: dict[str, Callable[[Tx, Row, str], None]] = {}  # of an object type: raises when taking a policy away breaks use
+USERS: dict[str, Callable[[Tx, Row, str], set[str]]] = {}  # of an object type: the projects that use it by an action
 NOUNS: dict[str, Noun] = {}  # the nouns that policies are about
 
 POLICY = resource(
@@ -29,13 +29,12 @@ POLICY = resource(
         object_id=text(64, create="required", filter=True, index=True),
         action=choice(SHARED, EXTERNAL, create="required", filter=True),
         target_project=text(64, create="required", update=True, filter=True, wire="target_tenant"),
-        target_project_id=computed(lambda row, ctx: row["target_project"]),
     ),
     quota=Quota("rbac_policy", 10),
     unique=[("object_id", "action", "target_project")],
     type_name="RbacPolicy",
     extension="rbac-policies",
-    without=("name", "description"),
+    without=("name", "description", "created_at", "updated_at", "revision_number", "tags"),
 )
 
 
@@ -63,23 +62,40 @@ def fill_shared(tx: Tx, object_type: str, rows: list[Row], project_id: str | Non
 
 
 def share(tx: Tx, new_id: Callable[[], str], object_type: str, row: Row, action: str, on: bool) -> None:
-    """Makes or takes away the policy that opens a row to all projects."""
+    """Makes or takes away the policy that opens a row to all projects. `Fault` InvalidSharedSetting: others use it."""
     found = tx.one(POLICY, object_id=row["id"], action=action, target_project=ALL)
     if on and found is None:
         new = {"object_type": object_type, "object_id": row["id"], "action": action, "target_project": ALL}
         tx.insert(POLICY, {"id": new_id(), "project_id": row["project_id"], **new})
     elif not on and found is not None:
-        GUARDS.get(object_type, _no_guard)(tx, row, action)
+        if _shut_out(tx, row, found, None):
+            message = f"Unable to reconfigure sharing settings of {row['name']}. Multiple projects are using it."
+            raise Fault("conflict", message, "InvalidSharedSetting")
         tx.delete(POLICY, found)
+
+
+def _shut_out(tx: Tx, thing: Row, policy: Row, new_target: str | None) -> set[str]:
+    """The projects that use the thing and would not see it any more, were the policy gone or for another project."""
+    others = tx.rows(POLICY, POLICY.c.id != policy["id"], object_id=thing["id"], action=policy["action"])
+    left = {other["target_project"] for other in others} | ({new_target} if new_target else set())
+    if ALL in left:
+        return set()
+    users = USERS[policy["object_type"]](tx, thing, policy["action"]) - left - {thing["project_id"], ""}
+    return users if policy["target_project"] == ALL else users & {policy["target_project"]}
+
+
+def _check_use(tx: Tx, thing: Row, policy: Row, new_target: str | None = None) -> None:
+    in_the_way = _shut_out(tx, thing, policy, new_target)
+    default = policy["action"] == EXTERNAL and policy["target_project"] == ALL and thing.get("is_default")
+    if in_the_way or (default and new_target != ALL):
+        why = "it is needed by projects that use it" if in_the_way else "a default external network is open to everyone"
+        message = f"RBAC policy on object {thing['id']} cannot be removed because {why}."
+        raise Fault("conflict", message, "RbacPolicyInUse")
 
 
 def forget(tx: Tx, object_id: str) -> None:
     """The row is deleted: nobody needs its policies any more."""
     tx.delete_where(POLICY, object_id=object_id)
-
-
-def _no_guard(tx: Tx, row: Row, action: str) -> None:
-    """Nothing that uses it stands in the way."""
 
 
 @POLICY.on("create")
@@ -90,11 +106,12 @@ def create(ctx: Ctx, new: Row) -> Row:
     row = ctx.find(noun, new["object_id"])
     if row["project_id"] != ctx.who.project_id and not ctx.who.is_admin:
         raise Fault("invalid", f"{new['object_id']} is not yours to share.", "InvalidInput")
-    if not ctx.who.is_admin and (new["target_project"] == ALL or new["action"] == EXTERNAL):
+    if not ctx.who.is_admin and new["target_project"] == ALL:
         raise forbidden("create_rbac_policy:target_tenant")
     made = ctx.tx.insert(POLICY, new)
+    bump(ctx.tx, noun, row["id"])
     if new["action"] == EXTERNAL:
-        ctx.tx.update(noun, row, external=True)
+        ctx.tx.update(noun, ctx.tx.get(noun, row["id"]), external=True)
     return made
 
 
@@ -102,12 +119,17 @@ def create(ctx: Ctx, new: Row) -> Row:
 def update(ctx: Ctx, row: Row, changes: Row) -> Row:
     if changes.get("target_project") == ALL and not ctx.who.is_admin:
         raise forbidden("update_rbac_policy:target_tenant")
+    if changes.get("target_project", row["target_project"]) != row["target_project"]:
+        thing = ctx.tx.get(NOUNS[row["object_type"]], row["object_id"])
+        _check_use(ctx.tx, thing, row, changes["target_project"])
     return ctx.tx.update(POLICY, row, **changes)
 
 
 @POLICY.on("delete")
 def delete(ctx: Ctx, row: Row) -> None:
-    noun = NOUNS[row["object_type"]]
-    thing = ctx.tx.get(noun, row["object_id"])
-    GUARDS.get(row["object_type"], _no_guard)(ctx.tx, thing, row["action"])
-    ctx.tx.delete(POLICY, row)
+    tx, noun = ctx.tx, NOUNS[row["object_type"]]
+    _check_use(tx, tx.get(noun, row["object_id"]), row)
+    tx.delete(POLICY, row)
+    bump(tx, noun, row["object_id"])
+    if row["action"] == EXTERNAL and tx.one(POLICY, object_id=row["object_id"], action=EXTERNAL) is None:
+        tx.update(noun, tx.get(noun, row["object_id"]), external=False)

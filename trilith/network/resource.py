@@ -8,8 +8,9 @@ import sqlalchemy as sa
 
 from trilith.kernel.declare import Field, Filter, Noun, Route, computed, ident, text
 from trilith.kernel.errors import Fault
-from trilith.kernel.kinds import ListOf, Member, Object, Text, Time
+from trilith.kernel.kinds import ListOf, Member, Object, Text, Time, now
 from trilith.kernel.request import Ctx
+from trilith.kernel.store import Tx
 from trilith.network.versions import NETWORKING
 
 Row = dict[str, Any]
@@ -39,30 +40,47 @@ def resource(
 ) -> Noun:
     """A noun of this service: `fields` between the attributes that all have (but for those in `without`), with tags
     and their operations."""
-    shared = {k: v for k, v in _first().items() if k not in without}
+    around = [{k: v for k, v in half.items() if k not in without} for half in (_first(), _last())]
     noun = Noun(
         NETWORKING,
         name,
         path,
-        shared | dict(fields) | _last(),
+        around[0] | dict(fields) | around[1],
         policy,
         wakes=wakes,
         filters=filters,
         order=(("id", "asc"),),
         **more,
     )
+    if "tags" in noun.fields:
+        noun.filters |= _tag_filters(noun)
     noun.filters |= {
-        "tags": lambda ctx, values: sa.and_(*[has_item(noun.c.tags, tag) for tag in _names(values)]),
-        "tags-any": lambda ctx, values: sa.or_(*[has_item(noun.c.tags, tag) for tag in _names(values)]),
-        "not-tags": lambda ctx, values: sa.not_(sa.and_(*[has_item(noun.c.tags, tag) for tag in _names(values)])),
-        "not-tags-any": lambda ctx, values: sa.not_(sa.or_(*[has_item(noun.c.tags, tag) for tag in _names(values)])),
         "changed_since": lambda ctx, values: (
             sa.func.coalesce(noun.c.updated_at, noun.c.created_at) >= Time().from_query(values[-1], "changed_since")
         ),
         "revision_number": lambda ctx, values: noun.c.generation.in_([_revision(value) + 1 for value in values]),
     }
-    _tag_routes(noun)
+    if "tags" in noun.fields:
+        _tag_routes(noun)
     return noun
+
+
+def _tag_filters(noun: Noun) -> dict[str, Filter]:
+    def holds(values: list[str]) -> list[Condition]:
+        return [has_item(noun.c.tags, tag) for tag in _names(values)]
+
+    return {
+        "tags": lambda ctx, values: sa.and_(*holds(values)),
+        "tags-any": lambda ctx, values: sa.or_(*holds(values)),
+        "not-tags": lambda ctx, values: sa.not_(sa.and_(*holds(values))),
+        "not-tags-any": lambda ctx, values: sa.not_(sa.or_(*holds(values))),
+    }
+
+
+def bump(tx: Tx, noun: Noun, row_id: str) -> None:
+    """A row's revision grows because something that belongs to it changed."""
+    c = noun.c
+    tx.execute(noun.table.update().where(c.id == row_id).values(generation=c.generation + 1, updated_at=now()))
 
 
 def _first() -> dict[str, Field]:

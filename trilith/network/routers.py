@@ -10,7 +10,7 @@ from trilith.kernel.request import Ctx, forbidden
 from trilith.kernel.store import Tx
 from trilith.network.networks import NETWORK
 from trilith.network.ports import PORT, drop_port, make_port, readdress
-from trilith.network.resource import resource
+from trilith.network.resource import bump, resource
 from trilith.network.subnets import SUBNET
 
 Row = dict[str, Any]
@@ -252,6 +252,7 @@ def _add_subnet(ctx: Ctx, row: Row, subnet_id: str) -> tuple[Row, list[Row]]:
 
 def _joined(ctx: Ctx, row: Row, port: Row, subnets: list[Row]) -> Row:
     """The reply to adding and removing: what joins the router and the subnet."""
+    bump(ctx.tx, ROUTER, row["id"])
     return {
         "id": row["id"],
         "project_id": row["project_id"],

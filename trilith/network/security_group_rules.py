@@ -12,7 +12,7 @@ from trilith.kernel.kinds import Bad, Choice, Kind, Whole
 from trilith.kernel.request import Ctx
 from trilith.kernel.store import Tx
 from trilith.kernel.versions import Version
-from trilith.network.resource import resource
+from trilith.network.resource import bump, resource
 from trilith.network.security_groups import SECURITY_GROUP
 
 Row = dict[str, Any]
@@ -25,6 +25,7 @@ PROTOCOLS = {
 WITH_PORTS = {6, 17, 33, 132, 136}
 ICMP = {1, 58}
 ONLY_IPV6 = {"icmpv6", "ipv6-icmp", "ipv6-encap", "ipv6-frag", "ipv6-nonxt", "ipv6-opts", "ipv6-route"}
+ONLY_IPV6_NUMBERS = {PROTOCOLS[name] for name in ONLY_IPV6}
 ANY = ("any", "", "0", None)
 
 
@@ -35,7 +36,7 @@ class Protocol(Kind):
         if value in ANY or value == 0:
             return None
         word = str(value).lower()
-        if word in PROTOCOLS or (word.isascii() and word.isdigit() and int(word) <= 255):
+        if word in PROTOCOLS or (word.isascii() and word.isdigit() and len(word) <= 3 and int(word) <= 255):
             return word
         known = ", ".join(sorted(PROTOCOLS))
         raise Bad(path, value, f"Security group rule protocol {value} not supported: a number 0 to 255, or {known}")
@@ -64,7 +65,7 @@ def _normalized(row: Row, ctx: Ctx) -> str | None:
 
 
 def _port(**more: Any) -> Field:
-    return Field(kind=Whole(-1, 65535), create="optional", null=True, filter=True, sort=True, **more)
+    return Field(kind=Whole(), create="optional", null=True, filter=True, sort=True, **more)
 
 
 def _group_filter(ctx: Ctx, values: list[str]) -> sa.ColumnElement[bool]:
@@ -93,7 +94,7 @@ RULE = resource(
         port_range_min=_port(),
         port_range_max=_port(),
         remote_ip_prefix=Field(kind=RemotePrefix(), create="optional", null=True, filter=True, sort=True),
-        remote_group_id=ident(create="optional", null=True, filter=True, sort=True, index=True),
+        remote_group_id=text(64, create="optional", null=True, filter=True, sort=True, index=True),
         normalized_cidr=computed(_normalized, extension="security-groups-normalized-cidr"),
         remote_address_group_id=text(64),
         belongs_to_default_sg=computed(
@@ -145,7 +146,14 @@ def make_rule(tx: Tx, new_id: Callable[[], str], group: Row, **fields: Any) -> R
             raise Fault(
                 "conflict", f"Security group rule already exists. Rule id is {known['id']}.", "SecurityGroupRuleExists"
             )
+    bump(tx, SECURITY_GROUP, group["id"])
     return tx.insert(RULE, row)
+
+
+@RULE.on("delete")
+def delete(ctx: Ctx, row: Row) -> None:
+    ctx.tx.delete(RULE, row)
+    bump(ctx.tx, SECURITY_GROUP, row["security_group_id"])
 
 
 def _meaning(row: Row) -> tuple[Any, ...]:
@@ -173,7 +181,7 @@ def _check(row: Row) -> None:
                 f"Conflicting value ethertype {row['ethertype']} for CIDR {row['remote_ip_prefix']}",
                 "SecurityGroupRuleParameterConflict",
             )
-    if row["protocol"] in ONLY_IPV6 and row["ethertype"] == "IPv4":
+    if row["ethertype"] == "IPv4" and number(row["protocol"]) in ONLY_IPV6_NUMBERS:
         raise bad(
             f"Invalid ethertype IPv4 for protocol {row['protocol']}.", "SecurityGroupEthertypeConflictWithProtocol"
         )
@@ -185,26 +193,23 @@ def _check(row: Row) -> None:
 def _check_ports(row: Row, protocol: int | None) -> None:
     low, high = row["port_range_min"], row["port_range_max"]
     if protocol in ICMP:
-        for name, value in (("port_range_min", low), ("port_range_max", high)):
+        for name, value in (("type", low), ("code", high)):
             if value is not None and not 0 <= value <= 255:
-                raise bad(
-                    f"Invalid value for ICMP {name}: {value}. It must be 0 to 255.", "SecurityGroupInvalidIcmpValue"
-                )
+                raise bad(f"Invalid value for ICMP {name}: {value}. Must be 0 to 255.", "SecurityGroupInvalidIcmpValue")
         if low is None and high is not None:
-            raise bad(
-                f"ICMP code (port-range-max) {high} is provided but type is missing.", "SecurityGroupMissingIcmpType"
-            )
-        return
-    if low is None and high is None:
+            message = f"ICMP code (port-range-max) {high} is provided but ICMP type (port-range-min) is missing."
+            raise bad(message, "SecurityGroupMissingIcmpType")
         return
     if low == -1 and high == -1:
-        row["port_range_min"] = row["port_range_max"] = None
+        row["port_range_min"] = row["port_range_max"] = low = high = None
+    if low is None and high is None:
         return
     if protocol is None:
         raise bad("Must also specify protocol if port range is given.", "SecurityGroupProtocolRequiredWithPorts")
     if protocol not in WITH_PORTS:
         raise bad(f"Invalid protocol {row['protocol']} for port range.", "SecurityGroupInvalidProtocolForPort")
+    for value in (low, high):
+        if value is not None and not 1 <= value <= 65535:
+            raise bad(f"Invalid value for port {value}: must be 1 to 65535.", "SecurityGroupInvalidPortValue")
     if low is None or high is None or low > high:
         raise bad("For TCP/UDP protocols, port_range_min must be <= port_range_max", "SecurityGroupInvalidPortRange")
-    if low < 1:
-        raise bad(f"Invalid value for port {low}: it must be 1 to 65535.", "SecurityGroupInvalidPortValue")

@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from trilith.kernel import quota
 from trilith.kernel.declare import Noun, Quota, computed, flag, text
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Flag
@@ -13,6 +14,7 @@ from trilith.kernel.request import Ctx, Reply
 from trilith.kernel.store import Tx
 from trilith.network import rbac_policies
 from trilith.network.resource import has_item, resource
+from trilith.network.versions import NETWORKING
 
 Row = dict[str, Any]
 DEFAULT = "default"
@@ -58,6 +60,15 @@ SECURITY_GROUP: Noun = resource(
 rbac_policies.NOUNS["security_group"] = SECURITY_GROUP
 
 
+def _users(tx: Tx, row: Row, action: str) -> set[str]:
+    from trilith.network.ports import PORT
+
+    return {port["project_id"] for port in tx.rows(PORT, has_item(PORT.c.security_groups, row["id"]))}
+
+
+rbac_policies.USERS["security_group"] = _users
+
+
 @SECURITY_GROUP.on("list")
 def list_(ctx: Ctx) -> Reply | list[Row]:
     """A list is where people look for their default group: from then on it is there."""
@@ -90,6 +101,7 @@ def make_group(tx: Tx, new_id: Callable[[], str], *, id: str, **fields: Any) -> 
     """A group with the two rules that let everything out."""
     from trilith.network.security_group_rules import make_rule
 
+    quota.check(tx, NETWORKING, fields["project_id"], security_group_rule=2)
     row = tx.insert(SECURITY_GROUP, SECURITY_GROUP.blank() | {"id": id} | fields)
     for ethertype in ("IPv4", "IPv6"):
         make_rule(tx, new_id, row, direction="egress", ethertype=ethertype)
@@ -167,11 +179,14 @@ def _not_in_use(tx: Tx, row: Row) -> None:
 
 
 def checked_groups(tx: Tx, project_id: str, is_admin: bool, ids: list[str]) -> list[str]:
-    """The ids, each once, of groups that the project may use. `Fault` missing names the first that it may not."""
+    """The ids, when the project may use these groups together. `Fault` missing names the first that it may not."""
     shared = rbac_policies.granted("security_group", project_id, rbac_policies.SHARED)
     mine = None if is_admin else sa.or_(SECURITY_GROUP.c.project_id == project_id, SECURITY_GROUP.c.id.in_(shared))
-    known = {row["id"] for row in tx.rows(SECURITY_GROUP, mine, SECURITY_GROUP.c.id.in_(ids))}
+    rows = tx.rows(SECURITY_GROUP, mine, SECURITY_GROUP.c.id.in_(ids))
+    known = {row["id"] for row in rows}
     for group_id in ids:
         if group_id not in known:
             raise SECURITY_GROUP.missing(group_id)
-    return list(dict.fromkeys(ids))
+    if len({row["stateful"] for row in rows}) > 1:
+        raise Fault("conflict", "A port cannot be in stateful and stateless groups at once.", "SecurityGroupConflict")
+    return ids

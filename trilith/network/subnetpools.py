@@ -3,9 +3,11 @@
 import ipaddress
 from typing import Any
 
-from trilith.kernel.declare import Field, Noun, Quota, computed, flag, text, whole
+import sqlalchemy as sa
+
+from trilith.kernel.declare import Field, Noun, Quota, flag, text, whole
 from trilith.kernel.errors import Fault
-from trilith.kernel.kinds import Flag, ListOf, Prefix
+from trilith.kernel.kinds import Flag, ListOf, Prefix, Whole
 from trilith.kernel.request import Ctx
 from trilith.kernel.store import Tx
 from trilith.network import rbac_policies
@@ -19,8 +21,18 @@ LEAST = {4: 8, 6: 64}  # the shortest prefix that may be asked for when the pool
 MAX_ALLOCATIONS_TRIED = 1 << 20
 
 
-def _length(**more: Any) -> Field:
-    return whole(0, 128, create="optional", update=True, null=True, filter=True, **more)
+def _length(column: str) -> Field:
+    """Shown as text, as it always was."""
+    kind = Whole(0, 128)
+    return Field(
+        kind=kind, create="optional", update=True, null=True, filter=True, show=lambda row, ctx: str(row[column])
+    )
+
+
+def _shared_filter(ctx: Ctx, values: list[str]) -> Any:
+    ids = rbac_policies.granted("subnetpool", ctx.who.project_id, SHARED)
+    wanted = {Flag().from_query(value, "shared") for value in values}
+    return sa.or_(*[POOL.c.id.in_(ids) if on else POOL.c.id.not_in(ids) for on in wanted])
 
 
 POOL: Noun = resource(
@@ -29,9 +41,9 @@ POOL: Noun = resource(
     dict(
         prefixes=Field(kind=ListOf(Prefix(loose=True), least=1), create="required", update=True),
         ip_version=whole(4, 6, filter=True),
-        default_prefixlen=_length(),
-        min_prefixlen=_length(),
-        max_prefixlen=_length(),
+        default_prefixlen=_length("default_prefixlen"),
+        min_prefixlen=_length("min_prefixlen"),
+        max_prefixlen=_length("max_prefixlen"),
         default_quota=whole(0, create="optional", update=True, null=True, filter=True),
         address_scope_id=text(64),
         is_default=flag(
@@ -44,8 +56,8 @@ POOL: Noun = resource(
             default=False,
             policy="admin",
             show=lambda row, ctx: row["shared"],
+            filter=_shared_filter,
         ),
-        is_shared=computed(lambda row, ctx: row["shared"], hidden=True),
     ),
     quota=Quota("subnetpool", -1),
     scope=lambda ctx: rbac_policies.visible(ctx, POOL, "subnetpool"),
@@ -55,6 +67,15 @@ POOL: Noun = resource(
     extension="subnet_allocation",
 )
 rbac_policies.NOUNS["subnetpool"] = POOL
+
+
+def _users(tx: Tx, row: Row, action: str) -> set[str]:
+    from trilith.network.subnets import SUBNET
+
+    return {subnet["project_id"] for subnet in tx.rows(SUBNET, subnetpool_id=row["id"])}
+
+
+rbac_policies.USERS["subnetpool"] = _users
 
 
 @POOL.on("create")

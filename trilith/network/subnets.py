@@ -7,14 +7,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from trilith.kernel.declare import Field, Quota, flag, given, ident, listing, text, whole
+from trilith.kernel.declare import Field, Noun, Quota, flag, given, ident, listing, text, whole
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Address, Choice, Flag, ListOf, Member, Object, Prefix, Text, Whole
 from trilith.kernel.request import Ctx, forbidden
 from trilith.kernel.store import Tx
 from trilith.network import allocations, rbac_policies
-from trilith.network.networks import AUTO_DELETED, NETWORK
-from trilith.network.resource import resource
+from trilith.network.networks import AUTO_DELETED, NETWORK, check_mtu_of_subnet
+from trilith.network.resource import bump, resource
 
 Row = dict[str, Any]
 Net = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -41,7 +41,14 @@ def _scope(ctx: Ctx) -> Any:
     return sa.or_(c.project_id == ctx.who.project_id, c.network_id.in_(own), c.network_id.in_(shared))
 
 
-SUBNET = resource(
+def _shared_filter(ctx: Ctx, values: list[str]) -> Any:
+    """Subnets are shared as their networks are."""
+    ids = rbac_policies.granted("network", ctx.who.project_id, rbac_policies.SHARED)
+    wanted = {Flag().from_query(value, "shared") for value in values}
+    return sa.or_(*[SUBNET.c.network_id.in_(ids) if on else SUBNET.c.network_id.not_in(ids) for on in wanted])
+
+
+SUBNET: Noun = resource(
     "subnet",
     "/subnets",
     dict(
@@ -60,13 +67,12 @@ SUBNET = resource(
         enable_dhcp=flag(create="optional", update=True, default=True, filter=True, sort=True),
         ipv6_ra_mode=_ipv6_mode(),
         ipv6_address_mode=_ipv6_mode(),
-        service_types=listing(
-            Text(255), create="optional", update=True, policy="admin", extension="subnet-service-types"
-        ),
+        service_types=listing(Text(255), create="optional", update=True, extension="subnet-service-types"),
         segment_id=text(64),
     ),
     quota=Quota("subnet", 100),
     scope=_scope,
+    filters={"shared": _shared_filter},
 )
 
 
@@ -100,7 +106,8 @@ def make_subnet(tx: Tx, new_id: Callable[[], str], network: Row, **fields: Any) 
     net = _checked_cidr(tx, row)
     for name in ("dns_nameservers", "host_routes", "service_types"):
         row[name] = row[name] or []
-    _check_ipv6(row, network)
+    _check_ipv6(row)
+    check_mtu_of_subnet(network["mtu"], row)
     if row["gateway_ip"] == UNSET:
         row["gateway_ip"] = _first_address(net)
     elif row["gateway_ip"] is not None:
@@ -110,6 +117,7 @@ def make_subnet(tx: Tx, new_id: Callable[[], str], network: Row, **fields: Any) 
     row["allocation_pools"] = checked_pools(net, row["allocation_pools"], row["gateway_ip"])
     _check_lists(row)
     row = tx.insert(SUBNET, row)
+    bump(tx, NETWORK, network["id"])
     keep_network_port(tx, new_id, network)
     _address_existing(tx, row)
     return row
@@ -146,7 +154,7 @@ def _check_gateway(row: Row, net: Net) -> None:
         raise invalid("Gateway is not valid on subnet")
 
 
-def _check_ipv6(row: Row, network: Row) -> None:
+def _check_ipv6(row: Row) -> None:
     ra, address = row["ipv6_ra_mode"], row["ipv6_address_mode"]
     if row["ip_version"] == 4:
         if ra or address:
@@ -160,10 +168,6 @@ def _check_ipv6(row: Row, network: Row) -> None:
         row["cidr"]
     ).prefixlen != 64:
         raise invalid("Invalid CIDR for IPv6 address mode: machines make their own addresses in a /64 only")
-    if network["mtu"] < 1280:
-        raise Fault(
-            "conflict", f"The network's MTU {network['mtu']} is too small for IPv6.", "NetworkMTUSubnetConflict"
-        )
 
 
 def _check_lists(row: Row) -> None:
@@ -287,6 +291,7 @@ def update(ctx: Ctx, row: Row, changes: Row) -> Row:
         raise invalid("ipv6_ra_mode or ipv6_address_mode cannot be set when enable_dhcp is set to False")
     _check_lists(new)
     row = ctx.tx.update(SUBNET, row, **changes)
+    bump(ctx.tx, NETWORK, row["network_id"])
     if "enable_dhcp" in changes:
         keep_network_port(ctx.tx, ctx.new_id, ctx.tx.get(NETWORK, row["network_id"]))
     return row
@@ -333,4 +338,5 @@ def delete(ctx: Ctx, row: Row) -> None:
         )
         tx.update(ports.PORT, port, fixed_ips=[f for f in port["fixed_ips"] if f["subnet_id"] != row["id"]])
     tx.delete(SUBNET, row)
+    bump(tx, NETWORK, row["network_id"])
     keep_network_port(tx, ctx.new_id, tx.get(NETWORK, row["network_id"]))

@@ -115,7 +115,7 @@ def metadata_networks(tx: Tx, host: str) -> list[Doc]:
                 "mac": port["mac_address"],
                 "addresses": [f"{fixed['ip_address']}/{lengths[fixed['subnet_id']]}" for fixed in port["fixed_ips"]],
                 "servers": {
-                    fixed["ip_address"]: neighbour["device_id"]
+                    fixed["ip_address"]: neighbour["machine_id"]
                     for neighbour in neighbours
                     for fixed in neighbour["fixed_ips"]
                 },

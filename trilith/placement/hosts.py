@@ -58,11 +58,12 @@ HOST = Noun(
 class Hosted:
     """A kind of row that a host's agent looks after. `wants(tx, host)` are its documents (id, generation, ...);
     `report(tx, host, key, generation, seen, fault)` takes what the agent saw; seen None: nothing is there any
-    more."""
+    more. `counted`: the generations of its wants are numbers that it gave itself, and its reports get them back."""
 
     kind: str
     wants: Callable[[Tx, str], list[Doc]]
     report: Callable[[Tx, str, str, int, Doc | None, str | None], None]
+    counted: bool = False
 
 
 HOSTED: dict[str, Hosted] = {}
@@ -72,8 +73,9 @@ def hosted(
     kind: str,
     wants: Callable[[Tx, str], list[Doc]],
     report: Callable[[Tx, str, str, int, Doc | None, str | None], None],
+    counted: bool = False,
 ) -> None:
-    HOSTED[kind] = Hosted(kind, wants, report)
+    HOSTED[kind] = Hosted(kind, wants, report, counted)
 
 
 def topic(host: str) -> str:
@@ -136,13 +138,17 @@ def heartbeat(ctx: Ctx) -> Doc:
 def wants(ctx: Ctx) -> Doc:
     """Everything that this host shall have, by kind."""
     row = _own_host(ctx, ctx.path["name"])
-    return {kind: [_numbered(doc) for doc in entry.wants(ctx.tx, row["name"])] for kind, entry in HOSTED.items()}
+    return {kind: [_numbered(doc, entry.counted) for doc in entry.wants(ctx.tx, row["name"])] for kind, entry in HOSTED.items()}
 
 
-def _numbered(doc: Doc) -> Doc:
+COUNT_BITS = 30  # of a generation are the service's own number, where it counts
+
+
+def _numbered(doc: Doc, counted: bool) -> Doc:
     """A want's generation is a digest of the want: a report changes rows too, and must not look like a new want."""
+    count = doc["generation"] % (1 << COUNT_BITS) if counted else 0
     doc = {name: value for name, value in doc.items() if name != "generation"}
-    return doc | {"generation": zlib.crc32(encode(doc)) | 1}
+    return doc | {"generation": (zlib.crc32(encode(doc)) | 1) << COUNT_BITS | count}
 
 
 REPORT = Object(
@@ -166,4 +172,5 @@ def report(ctx: Ctx) -> None:
     entry = HOSTED.get(body["kind"])
     if entry is None:
         raise Fault("invalid", f"No such kind: {body['kind']}")
-    entry.report(ctx.tx, row["name"], body["id"], body["generation"], body.get("seen"), body.get("fault"))
+    generation = body["generation"] % (1 << COUNT_BITS) if entry.counted else body["generation"]
+    entry.report(ctx.tx, row["name"], body["id"], generation, body.get("seen"), body.get("fault"))

@@ -1,0 +1,110 @@
+"""What is measured, against which bar, beside what upstream needs for the same; as a table or as JSON."""
+
+import json
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.bench.meter import Span
+from trilith.cluster.status import table
+
+BUSY_PERCENT = 10  # used by others: from here on a wall time says little
+UPSTREAM = json.loads(Path(__file__).with_name("upstream.json").read_text())
+
+
+@dataclass
+class Figure:
+    """One row. `bar`: the median must stay below. `key` names the figure in ``upstream.json``."""
+
+    name: str
+    unit: str
+    key: str = ""
+    bar: float | None = None
+    values: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+    other_percent: list[float] = field(default_factory=list)
+    note: str = ""
+
+    def add(self, value: float, span: Span) -> None:
+        self.values.append(value)
+        self.cpu_s.append(span.cpu_s)
+        self.other_percent.append(span.other_percent)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def over(self) -> bool:
+        return self.bar is not None and self.median > self.bar
+
+    @property
+    def upstream(self) -> float | None:
+        found: float | None = UPSTREAM["figures"].get(self.key)
+        return found
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "n": len(self.values),
+            "median": round(self.median, 3),
+            "values": [round(value, 3) for value in self.values],
+            "bar": self.bar,
+            "over_bar": self.over,
+            "upstream": self.upstream,
+            "cpu_s": round(statistics.median(self.cpu_s), 3),
+            "other_percent": round(statistics.median(self.other_percent), 1),
+            "note": self.note,
+        }
+
+    def cells(self) -> tuple[Any, ...]:
+        bar = "-" if self.bar is None else f"{self.bar:g}"
+        ratio = "-" if self.upstream is None else f"{self.upstream / self.median:.1f}x"
+        return (
+            self.name,
+            self.unit,
+            len(self.values),
+            _short(self.median),
+            f"{_short(min(self.values))}..{_short(max(self.values))}",
+            bar,
+            "OVER" if self.over else "ok" if self.bar is not None else "-",
+            "-" if self.upstream is None else f"{self.upstream:g}",
+            ratio,
+            f"{statistics.median(self.cpu_s):.2f}",
+            f"{statistics.median(self.other_percent):.0f}",
+        )
+
+
+HEAD = ("figure", "unit", "n", "median", "range", "bar", "", "upstream", "better by", "CPU s", "other %")
+
+
+def as_text(figures: list[Figure]) -> str:
+    lines = table(HEAD, [figure.cells() for figure in figures])
+    lines += [f"{figure.name}: {figure.note}" for figure in figures if figure.note]
+    lines += [
+        "",
+        "CPU s: of the cloud's processes, machines not counted, in one measurement.",
+        "other %: of all cores, what the rest of the machine used meanwhile; wall times grow with it.",
+        f"upstream: {UPSTREAM['what']}",
+    ]
+    return "\n".join([*lines, *(_late(figure) for figure in figures if figure.over)])
+
+
+def _late(figure: Figure) -> str:
+    line = f"OVER ITS BAR  {figure.name}: {_short(figure.median)} {figure.unit}, the bar is {figure.bar:g}."
+    busy = statistics.median(figure.other_percent)
+    return (
+        line
+        if busy < BUSY_PERCENT
+        else f"{line} Others used {busy:.0f} % of the machine: measure again when it is quiet."
+    )
+
+
+def as_json(figures: list[Figure]) -> str:
+    return json.dumps({"upstream": UPSTREAM["what"], "figures": [f.document() for f in figures]}, indent=2)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

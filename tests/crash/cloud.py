@@ -1,0 +1,118 @@
+"""A whole cloud of one's own, started and asked as users do: the `trilith` command and HTTP."""
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.conftest import free_port
+from trilith.cluster import proc
+from trilith.cluster.state import State
+from trilith.cluster.supervisor import ask
+
+ROOT = Path(__file__).parents[2]
+UP_S = 90
+Doc = dict[str, Any]
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+
+class Cloud:
+    """Lies in `directory` with all it has. `real`: with QEMU and OVN, as root; else with fakes of both."""
+
+    def __init__(self, directory: Path, real: bool = False) -> None:
+        self.state = State(directory / "s")
+        self.config = directory / "config"
+        self.port = free_port()
+        self.real = real
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(self.config)}
+        argv = [sys.executable, "-m", "trilith.cli.main", *words, "--state", str(self.state.root)]
+        return subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=UP_S, check=False)
+
+    def up(self) -> None:
+        done = self.run("up", "--port", str(self.port), *([] if self.real else ["--fake"]))
+        assert done.returncode == 0, done.stderr + done.stdout
+
+    def down(self) -> None:
+        """Ends it and everything that it has."""
+        self.run("down", "--destroy")
+
+    def logs(self, lines: int = 60) -> str:
+        return "\n".join(self.run("logs").stdout.splitlines()[-lines:])
+
+    # asking
+    def call(
+        self,
+        method: str,
+        path: str,
+        token: str | None = None,
+        body: Any = None,
+        at: str = "",
+        headers: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+        timeout_s: float = 15.0,
+    ) -> Answer:
+        """One try. Raises OSError or HTTPException where there is nobody, or the connection breaks."""
+        sent = {"Accept": "application/json", **(headers or {})}
+        if token:
+            sent["X-Auth-Token"] = token
+        if at:
+            sent["OpenStack-API-Version"] = at
+        if body is not None:
+            data = json.dumps(body).encode()
+        if data is not None:
+            sent.setdefault("Content-Type", "application/json")
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        try:
+            connection.request(method, path, data, sent)
+            reply = connection.getresponse()
+            found = {name.lower(): value for name, value in reply.getheaders()}
+            return Answer(reply.status, found, reply.read())
+        finally:
+            connection.close()
+
+    def sign_in(self, name: str) -> str:
+        """A token of ``admin`` or ``demo``, each in the project of that name."""
+        domain = {"id": "default"}
+        user = {"name": name, "domain": domain, "password": self.state.secret(name)}
+        auth: Doc = {"identity": {"methods": ["password"], "password": {"user": user}}}
+        auth["scope"] = {"project": {"name": name, "domain": domain}}
+        answer = self.call("POST", "/identity/v3/auth/tokens", body={"auth": auth})
+        assert answer.status == 201, answer.content
+        return answer.headers["x-subject-token"]
+
+    # processes
+    def processes(self) -> dict[str, int]:
+        """The pid of each, and of one of the API's workers; {} when there is no supervisor."""
+        status = ask(self.state, "status")
+        if status is None:
+            return {}
+        found = {child["name"]: child["pid"] for child in status["processes"] if child["pid"]}
+        found["supervisor"] = status["pid"]
+        workers = [pid for pid in proc.session_members(found.get("api", -1)) if pid != found.get("api")]
+        return found | ({"api worker": workers[0]} if workers else {})
+
+
+def eventually(condition: Callable[[], object], what: str, timeout_s: float, why: Callable[[], object]) -> None:
+    """Waits until `condition` gives something that is false: what is still wrong."""
+    deadline = time.monotonic() + timeout_s
+    while wrong := condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}: {wrong}\n{why()}"
+        time.sleep(0.1)

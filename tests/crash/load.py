@@ -1,0 +1,198 @@
+"""Users at work: threads that make, attach, detach and delete without pause, and write down what they were promised.
+
+A request whose fate is unknown (a broken connection, a 5xx) is tried again, after looking for what it may have made.
+"""
+
+import http.client
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.crash.cloud import Answer, Cloud
+from tests.crash.world import World
+
+Doc = dict[str, Any]
+COMPUTE, VOLUME, NETWORK = "/compute/v2.1", "/volume/v3", "/networking/v2.0"
+AT = "compute 2.90,volume 3.70"
+PATIENCE_S = 60.0
+PATHS = {
+    "server": f"{COMPUTE}/servers",
+    "volume": f"{VOLUME}/volumes",
+    "port": f"{NETWORK}/ports",
+    "network": f"{NETWORK}/networks",
+    "subnet": f"{NETWORK}/subnets",
+}
+
+
+class Broken(Exception):
+    """A promise was broken, or a refusal that nobody expected."""
+
+
+@dataclass
+class Promises:
+    """What was acknowledged: id -> kind."""
+
+    made: dict[str, str] = field(default_factory=dict)
+    deleted: dict[str, str] = field(default_factory=dict)
+    starts: dict[str, str] = field(default_factory=dict)  # server id -> the start that it ran with
+    requests: int = 0
+    retries: int = 0
+    broken: list[str] = field(default_factory=list)
+
+
+class User(threading.Thread):
+    """Lives one life after the other until `ended`; `keep` lives are left standing at the end."""
+
+    def __init__(
+        self, number: int, cloud: Cloud, world: World, promises: Promises, ended: threading.Event, things: Doc
+    ) -> None:
+        super().__init__(name=f"user-{number}", daemon=True)
+        self.cloud, self.world, self.promises, self.ended, self.things = cloud, world, promises, ended, things
+        self.token = things["token"]
+        self.random = random.Random(number)
+        self.repeated = False  # the last request took more than one try
+
+    def run(self) -> None:
+        while not self.ended.is_set():
+            try:
+                self.live()
+            except Broken as error:
+                self.promises.broken.append(f"{self.name}: {error}")
+                return
+
+    # one life
+    def live(self) -> None:
+        """A server with a port, and a volume that it has for a while; then most of it goes, in any order."""
+        port = self.create("port", {"network_id": self.things["network"]})
+        volume = self.create("volume", {"size": 1})
+        nics = [{"port": port}] if self.random.random() < 0.7 else [{"uuid": self.things["network"]}]
+        flavor, image = self.things["flavor"], self.things["image"]
+        server = self.create("server", {"flavorRef": flavor, "imageRef": image, "networks": nics})
+        if self.random.random() < 0.8:
+            self.wait("server", server, "ACTIVE")
+            self.wait("volume", volume, "available")
+            self.promises.starts[server] = self.world.starts().get(server, "")
+            self.attach(server, volume)
+            if self.random.random() < 0.5:
+                self.wait("volume", volume, "in-use")
+                self.detach(server, volume)
+                self.wait("volume", volume, "available")
+            self.still_runs(server)
+        if self.random.random() < 0.1 and not self.ended.is_set():
+            self.promises.starts.pop(server, None)
+        self.delete("server", server)
+        self.gone("server", server)
+        for kind, key in self.random.sample([("volume", volume), ("port", port)], 2):
+            if kind == "volume":
+                self.wait("volume", volume, "available")
+            if kind == "port" and nics[0].get("port") != port:
+                self.delete(kind, key)
+            elif kind == "volume" or self.random.random() < 0.9:
+                self.delete(kind, key, absent_ok=True)
+
+    def stay(self) -> None:
+        """One more life, of which everything stays."""
+        volume = self.create("volume", {"size": 1})
+        nics = [{"uuid": self.things["network"]}]
+        flavor, image = self.things["flavor"], self.things["image"]
+        server = self.create("server", {"flavorRef": flavor, "imageRef": image, "networks": nics})
+        self.wait("server", server, "ACTIVE")
+        self.wait("volume", volume, "available")
+        self.promises.starts[server] = self.world.starts().get(server, "")
+        self.attach(server, volume)
+        self.wait("volume", volume, "in-use")
+
+    def still_runs(self, server: str) -> None:
+        before, after = self.promises.starts[server], self.world.starts().get(server)
+        if before != after:
+            raise Broken(f"server {server} was started again: {before} became {after}")
+
+    # requests
+    def ask(self, method: str, path: str, body: Any = None, again: Callable[[], bool] = lambda: False) -> Answer:
+        """Until there is an answer that is no 5xx. `again` is asked before each repeat: true ends it as a success."""
+        deadline = time.monotonic() + PATIENCE_S
+        what, self.repeated = "", False
+        while time.monotonic() < deadline:
+            self.promises.requests += 1
+            try:
+                answer = self.cloud.call(method, path, self.token, body, AT)
+            except (OSError, http.client.HTTPException) as error:
+                what = repr(error)
+            else:
+                if answer.status < 500:
+                    return answer
+                what = f"{answer.status} {answer.content[:200]!r}"
+                if answer.status != 503:
+                    self.promises.broken.append(f"{method} {path}: {what}")
+            self.promises.retries += 1
+            self.repeated = True
+            time.sleep(0.1)
+            if again():
+                return Answer(200, {}, b"{}")
+        raise Broken(f"{method} {path}: no answer within {PATIENCE_S} s: {what}")
+
+    def create(self, kind: str, content: Doc) -> str:
+        """Its id. The name is unique: a repeat finds what an earlier try has made."""
+        name, found = f"{kind}-{uuid.uuid4()}", ""
+
+        def there() -> bool:
+            nonlocal found
+            answer = self.ask("GET", f"{PATHS[kind]}?name={name}")
+            rows = answer.json[f"{kind}s"]
+            if len(rows) > 1:
+                raise Broken(f"{kind} {name} was made {len(rows)} times")
+            found = rows[0]["id"] if rows else ""
+            return bool(rows)
+
+        answer = self.ask("POST", PATHS[kind], {kind: {"name": name, **content}}, there)
+        if answer.status not in (200, 201, 202):
+            raise Broken(f"creating {kind} {content}: {answer.status} {answer.content[:300]!r}")
+        found = found or answer.json[kind]["id"]
+        self.promises.made[found] = kind
+        return found
+
+    def delete(self, kind: str, key: str, absent_ok: bool = False) -> None:
+        answer = self.ask("DELETE", f"{PATHS[kind]}/{key}")
+        if answer.status not in (202, 204) and not (answer.status == 404 and (absent_ok or self.repeated)):
+            raise Broken(f"deleting {kind} {key}: {answer.status} {answer.content[:300]!r}")
+        self.promises.made.pop(key, None)
+        self.promises.deleted[key] = kind
+        self.promises.starts.pop(key, None)
+
+    def attach(self, server: str, volume: str) -> None:
+        path = f"{COMPUTE}/servers/{server}/os-volume_attachments"
+        answer = self.ask("POST", path, {"volumeAttachment": {"volumeId": volume}})
+        done_before = self.repeated and b"already attached" in answer.content
+        if answer.status not in (200, 202) and not done_before:
+            raise Broken(f"attaching {volume} to {server}: {answer.status} {answer.content[:300]!r}")
+
+    def detach(self, server: str, volume: str) -> None:
+        answer = self.ask("DELETE", f"{COMPUTE}/servers/{server}/os-volume_attachments/{volume}")
+        done_before = self.repeated and (answer.status == 404 or b"being detached already" in answer.content)
+        if answer.status != 202 and not done_before:
+            raise Broken(f"detaching {volume} from {server}: {answer.status} {answer.content[:300]!r}")
+
+    def status(self, kind: str, key: str) -> str | None:
+        answer = self.ask("GET", f"{PATHS[kind]}/{key}")
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise Broken(f"showing {kind} {key}: {answer.status} {answer.content[:300]!r}")
+        return str(answer.json[kind]["status"])
+
+    def wait(self, kind: str, key: str, wanted: str) -> None:
+        self._until(kind, key, lambda status: status == wanted, wanted)
+
+    def gone(self, kind: str, key: str) -> None:
+        self._until(kind, key, lambda status: status is None, "gone")
+
+    def _until(self, kind: str, key: str, holds: Callable[[str | None], bool], wanted: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not holds(status := self.status(kind, key)):
+            if str(status).lower().startswith("error") or time.monotonic() > deadline:
+                raise Broken(f"{kind} {key} is {status}, not {wanted}")
+            time.sleep(0.1)
