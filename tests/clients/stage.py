@@ -5,8 +5,8 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -285,72 +285,66 @@ def user_data(script: str) -> str:
 
 # what a cloud leaves behind
 
+SWITCH_LINKS = ("ovs-netdev", "br-ex", "br-int")
+NORTHBOUND = ("Logical_Router", "Logical_Switch", "Logical_Switch_Port", "DHCP_Options", "Port_Group", "NAT", "DNS")
+
 
 def leaks(cloud: Cloud) -> list[str]:
-    """What there is on this machine, and in the cloud's books, of machines, volumes and networks. The image cache and
-    the public network stay."""
+    """What there is on this machine, and in the cloud's books, of machines, volumes and networks that the API does not
+    show any more. The image cache stays."""
     settings = json.loads((cloud.state / "cloud/cloud.json").read_text())
-    netns = next(iter(run("ip", "netns", "list", pattern=f"tri-{settings['cloud_id']}-").splitlines())).split()[0]
-    host = cloud.state / "cloud/host"
-    found = [f"machine directory {path.name}" for path in (host / "machines").iterdir()]
-    found += [f"volume {path.name}" for path in (host / "volumes").iterdir()]
+    host, netns = cloud.state / "cloud/host", f"tri-{settings['cloud_id']}-{settings['host']}"
+    found = [f"directory {path}" for name in ("machines", "volumes") for path in (host / name).iterdir()]
     found += [f"process {pid}" for pid in qemu_processes(cloud)]
-    links = json.loads(run("ip", "-n", netns, "-json", "-details", "link", "show"))
-    found += [f"tap {link['ifname']}" for link in links if link.get("linkinfo", {}).get("info_kind") == "tun"]
-    found += [f"namespace {line}" for line in run("ip", "netns", "list", pattern=f"{netns}-md-").splitlines()]
+    links = json.loads(output("ip", "-n", netns, "-json", "link", "show", "type", "tun"))
+    found += [f"tap {link['ifname']}" for link in links if link.get("ifname", "ovs-netdev") not in SWITCH_LINKS]
+    namespaces = output("ip", "netns", "list").splitlines()
+    found += [f"namespace {line}" for line in namespaces if line.startswith(f"{netns}-md-")]
     return found + northbound_rows(cloud) + claims(cloud)
 
 
-def run(*words: str, pattern: str = "") -> str:
-    """The output of a program; of that, the lines that start with `pattern`."""
-    output = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    return "\n".join(line for line in output.splitlines() if line.startswith(pattern))
+def output(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def qemu_processes(cloud: Cloud) -> list[int]:
     """Every QEMU whose command line names this cloud's directory."""
-    marks, found = str(cloud.state / "cloud").encode(), []
+    mark, found = str(cloud.state / "cloud").encode(), []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
+        with suppress(OSError):
             words = path.read_bytes()
-        except OSError:
-            continue
-        if b"qemu-system" in words.split(b"\0")[0] and marks in words:
-            found.append(int(path.parent.name))
+            if b"qemu-system" in words.split(b"\0")[0] and mark in words:
+                found.append(int(path.parent.name))
     return found
+
+
+def northbound(cloud: Cloud, table: str) -> list[Doc]:
+    """OVN's rows."""
+    select = {"op": "select", "table": table, "where": [], "columns": ["_uuid", "external_ids"]}
+    socket = f"unix:{cloud.state}/cloud/ovn/db.sock"
+    answer = output("ovsdb-client", "query", socket, json.dumps(["OVN_Northbound", select]))
+    return list(json.loads(answer)[0]["rows"])
 
 
 def northbound_rows(cloud: Cloud) -> list[str]:
-    """OVN's rows that are not the public network's or the cloud's own."""
-    found = []
-    for table in ("Logical_Router", "Logical_Switch", "Logical_Switch_Port", "DHCP_Options", "Port_Group", "NAT", "DNS"):
-        rows = json.loads(
-            run(
-                "ovsdb-client",
-                "query",
-                f"unix:{cloud.state}/cloud/ovn/db.sock",
-                json.dumps(
-                    [
-                        "OVN_Northbound",
-                        {"op": "select", "table": table, "where": [], "columns": ["_uuid", "external_ids"]},
-                    ]
-                ),
-            )
-        )[0]["rows"]
-        found += [f"{table} {row['external_ids']}" for row in rows]
-    return found
+    """OVN's rows that belong to no network and no security group that the API shows."""
+    kinds = ("networks", "security-groups")
+    alive = [thing["id"] for kind in kinds for thing in next(iter(cloud.get(f"{NETWORK}/{kind}").values()))]
+    rows = [f"{table} {row['external_ids']}" for table in NORTHBOUND for row in northbound(cloud, table)]
+    return [row for row in rows if "'drop'" not in row and not any(one in row for one in alive)]
 
 
 def claims(cloud: Cloud) -> list[str]:
-    """Amounts that hosts are still charged with."""
-    hypervisors = cloud.get(f"{COMPUTE}/os-hypervisors/detail", OpenStack_API_Version="compute 2.1")["hypervisors"]
+    """What hosts are still charged with."""
+    version = {"OpenStack_API_Version": "compute 2.1"}
+    hosts = cloud.get(f"{COMPUTE}/os-hypervisors/detail", **version)["hypervisors"]
     names = ("vcpus_used", "running_vms", "local_gb_used")
-    return [f"{host['hypervisor_hostname']} {name}" for host in hypervisors for name in names if host[name]]
+    return [f"{host['hypervisor_hostname']} {name}" for host in hosts for name in names if host[name]]
 
 
-def wait_for_none(look: Callable[[], list[str]], for_s: float = 30) -> None:
+def nothing_is_left(cloud: Cloud, for_s: float = 30) -> None:
     """Fails with what is left, not just with the time that it took."""
     give_up = time.monotonic() + for_s
-    while (left := look()) and time.monotonic() < give_up:
+    while left := leaks(cloud):
+        assert time.monotonic() < give_up, left
         time.sleep(0.5)
-    assert left == []

@@ -51,7 +51,8 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
             "flavor_ref_alt": flavors["m1.micro"],
             "min_microversion": "2.1",
             "max_microversion": "2.104",
-            "build_timeout": "180",
+            "build_timeout": "30" if cloud.fake else "180",
+            "build_interval": "1",
         },
         "compute-feature-enabled": {
             "resize": "true",
@@ -72,7 +73,7 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
         "network": {"public_network_id": public, "project_network_cidr": "10.100.0.0/16"},
         "network-feature-enabled": {"floating_ips": "true", "ipv6": "true", "api_extensions": ",".join(extensions)},
         "volume": {
-            "build_timeout": "120",
+            "build_timeout": "30" if cloud.fake else "120",
             "min_microversion": "3.0",
             "max_microversion": "3.71",
             "catalog_type": "block-storage",

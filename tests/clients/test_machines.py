@@ -16,10 +16,9 @@ from tests.clients.stage import (
     Doc,
     Machine,
     Stage,
-    leaks,
+    nothing_is_left,
     qemu_processes,
     user_data,
-    wait_for_none,
 )
 
 SCRIPT = "#!/bin/sh\necho $(hostname) >>/root/user-data-ran\n"
@@ -130,7 +129,9 @@ def test_neighbour_by_address_and_by_name(one: Machine, two: Machine) -> None:
 def test_addresses_are_the_ports(one: Machine) -> None:
     """DHCP gives the port's IPv4 address and MTU; by router advertisements the guest makes the IPv6 one itself."""
     port = one.ports()[0]
-    look = "for i in $(seq 50); do ip -6 -o addr show dev eth0 scope global | grep -q inet6 && break; usleep 100000; done"
+    look = (
+        "for i in $(seq 50); do ip -6 -o addr show dev eth0 scope global | grep -q inet6 && break; usleep 100000; done"
+    )
     shown = one.run(f"{look}; ip -o addr show dev eth0; cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu")
     for fixed in port["fixed_ips"]:
         assert f"{fixed['ip_address']}/" in shown
@@ -307,5 +308,5 @@ def test_lock(stage: Stage, one: Machine) -> None:
 
 def test_nothing_is_left(cloud: Cloud, stage: Stage, pair: tuple[Machine, Machine]) -> None:
     stage.clear()
-    wait_for_none(lambda: leaks(cloud))
+    nothing_is_left(cloud)
     assert stage.get(f"{COMPUTE}/servers") == []

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from tests.contract import specimens
-from tests.contract.samples import SOME_ID
 from tests.contract.cloud import Cloud, path_of
 from tests.contract.declared import Operation, name_of, operations
+from tests.contract.samples import SOME_ID
 from trilith.kernel.declare import Noun
 
 LISTS = [o for o in operations() if o.kind in ("list", "detail")]

@@ -19,12 +19,15 @@ Doc = dict[str, Any]
 COMPUTE, VOLUME, NETWORK = "/compute/v2.1", "/volume/v3", "/networking/v2.0"
 AT = "compute 2.90,volume 3.70"
 PATIENCE_S = 60.0
+IMAGES = 0.3  # of all lives are those of images
+IMAGE_BYTES = 300_000
 PATHS = {
     "server": f"{COMPUTE}/servers",
     "volume": f"{VOLUME}/volumes",
     "port": f"{NETWORK}/ports",
     "network": f"{NETWORK}/networks",
     "subnet": f"{NETWORK}/subnets",
+    "image": "/image/v2/images",
 }
 
 
@@ -59,7 +62,10 @@ class User(threading.Thread):
     def run(self) -> None:
         while not self.ended.is_set():
             try:
-                self.live()
+                if self.random.random() < IMAGES:
+                    self.upload()
+                else:
+                    self.live()
             except Broken as error:
                 self.promises.broken.append(f"{self.name}: {error}")
                 return
@@ -94,6 +100,23 @@ class User(threading.Thread):
             elif kind == "volume" or self.random.random() < 0.9:
                 self.delete(kind, key, absent_ok=True)
 
+    def upload(self) -> None:
+        """An image with its bytes. Where the upload broke off, it may be deleted at once or sent again later."""
+        image = self.create("image", {"disk_format": "raw", "container_format": "bare"})
+        for _ in range(2):
+            sent = self.ask("PUT", f"{PATHS['image']}/{image}/file", data=bytes(IMAGE_BYTES))
+            if sent.status not in (204, 409) or (sent.status == 409 and not self.repeated):
+                raise Broken(f"sending image {image}: {sent.status} {sent.content[:300]!r}")
+            if self.status("image", image) == "active" or self.random.random() < 0.7:
+                break
+            self._until("image", image, lambda status: status in ("queued", "active"), "free again")
+        if self.status("image", image) == "active":
+            got = self.ask("GET", f"{PATHS['image']}/{image}/file")
+            if got.status != 200 or len(got.content) != IMAGE_BYTES:
+                raise Broken(f"image {image} has {len(got.content)} bytes")
+        if self.random.random() < 0.7 or self.status("image", image) != "active":
+            self.delete("image", image)
+
     def stay(self) -> None:
         """One more life, of which everything stays."""
         volume = self.create("volume", {"size": 1})
@@ -112,14 +135,22 @@ class User(threading.Thread):
             raise Broken(f"server {server} was started again: {before} became {after}")
 
     # requests
-    def ask(self, method: str, path: str, body: Any = None, again: Callable[[], bool] = lambda: False) -> Answer:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        again: Callable[[], bool] = lambda: False,
+        data: bytes | None = None,
+    ) -> Answer:
         """Until there is an answer that is no 5xx. `again` is asked before each repeat: true ends it as a success."""
         deadline = time.monotonic() + PATIENCE_S
         what, self.repeated = "", False
+        octets = {"Content-Type": "application/octet-stream"} if data is not None else None
         while time.monotonic() < deadline:
             self.promises.requests += 1
             try:
-                answer = self.cloud.call(method, path, self.token, body, AT)
+                answer = self.cloud.call(method, path, self.token, body, AT, octets, data)
             except (OSError, http.client.HTTPException) as error:
                 what = repr(error)
             else:
@@ -148,10 +179,11 @@ class User(threading.Thread):
             found = rows[0]["id"] if rows else ""
             return bool(rows)
 
-        answer = self.ask("POST", PATHS[kind], {kind: {"name": name, **content}}, there)
+        body = {"name": name, **content}
+        answer = self.ask("POST", PATHS[kind], body if kind == "image" else {kind: body}, there)
         if answer.status not in (200, 201, 202):
             raise Broken(f"creating {kind} {content}: {answer.status} {answer.content[:300]!r}")
-        found = found or answer.json[kind]["id"]
+        found = found or (answer.json if kind == "image" else answer.json[kind])["id"]
         self.promises.made[found] = kind
         return found
 
@@ -182,7 +214,7 @@ class User(threading.Thread):
             return None
         if answer.status != 200:
             raise Broken(f"showing {kind} {key}: {answer.status} {answer.content[:300]!r}")
-        return str(answer.json[kind]["status"])
+        return str((answer.json if kind == "image" else answer.json[kind])["status"])
 
     def wait(self, kind: str, key: str, wanted: str) -> None:
         self._until(kind, key, lambda status: status == wanted, wanted)

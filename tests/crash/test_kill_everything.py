@@ -24,6 +24,7 @@ from tests.crash.load import Promises, User
 from tests.crash.world import World, world_of
 from trilith.compute.instance_actions import ACTION
 from trilith.compute.servers import SERVER
+from trilith.image.images import IMAGE
 from trilith.kernel.declare import Noun
 from trilith.network.ports import PORT
 from trilith.volume.attachments import ATTACHMENT
@@ -33,7 +34,12 @@ VICTIMS = ("api worker", "agent", "controller", "hub", "api", "supervisor")
 USERS = 3
 SETTLE_S = 60.0
 REST_S = (0.1, 1.3)  # between a kill and the next
-STEADY = {"server": {"ACTIVE"}, "volume": {"available", "in-use"}, "port": {"ACTIVE", "DOWN"}}
+STEADY = {
+    "server": {"ACTIVE"},
+    "volume": {"available", "in-use"},
+    "port": {"ACTIVE", "DOWN"},
+    "image": {"queued", "active"},
+}
 SIZES = [
     pytest.param(8, False, id="8-kills"),
     pytest.param(30, False, id="30-kills", marks=pytest.mark.long),
@@ -110,7 +116,7 @@ def rows(cloud: Cloud, noun: Noun) -> list[dict[str, Any]]:
 
 def living(cloud: Cloud, kind: str) -> dict[str, dict[str, Any]]:
     """Rows by id; a server that was deleted leaves a row for those who ask what was."""
-    noun = {"server": SERVER, "volume": VOLUME, "port": PORT}[kind]
+    noun = {"server": SERVER, "volume": VOLUME, "port": PORT, "image": IMAGE}[kind]
     return {row["id"]: row for row in rows(cloud, noun) if not row.get("deleted_at")}
 
 
@@ -121,9 +127,9 @@ def unsettled(cloud: Cloud, world: World) -> list[str]:
     for row in servers.values():
         if row["status"] not in STEADY["server"] or row["task_state"]:
             found.append(f"server {row['id']} is {row['status']} ({row['task_state']})")
-    for row in volumes.values():
-        if row["status"] not in STEADY["volume"]:
-            found.append(f"volume {row['id']} is {row['status']}")
+    images = living(cloud, "image")
+    for kind, those in (("volume", volumes), ("image", images)):
+        found += [f"{kind} {key} is {row['status']}" for key, row in those.items() if row["status"] not in STEADY[kind]]
     for port in ports.values():
         if port["device_owner"].startswith("compute:") and port["device_id"] not in servers:
             found.append(f"port {port['id']} belongs to server {port['device_id']}, which is gone")
@@ -137,6 +143,7 @@ def unsettled(cloud: Cloud, world: World) -> list[str]:
     found += different("machines", set(world.starts()), set(servers))
     found += different("interfaces", world.interfaces(), bound)
     found += different("volumes", world.volumes(), set(volumes))
+    found += different("images", world.images(), {key for key, row in images.items() if row["status"] == "active"})
     logical = world.logical_ports()
     if logical is not None:
         found += different("logical ports", {key for key in logical if key in ports or len(key) == 36}, set(ports))
@@ -160,7 +167,7 @@ def check_promises(user: User, world: World, promises: Promises) -> None:
 
 
 def take_away(user: User, promises: Promises) -> None:
-    for wanted in ("server", "volume", "port"):
+    for wanted in ("server", "volume", "port", "image"):
         for key in [key for key, kind in promises.made.items() if kind == wanted]:
             if wanted == "volume":
                 user.wait("volume", key, "available")
@@ -173,5 +180,6 @@ def left_over(cloud: Cloud, world: World) -> list[str]:
     found = unsettled(cloud, world)
     for kind in ("server", "volume"):
         found += [f"{kind} {key}" for key in living(cloud, kind)]
+    found += [f"image {key}" for key, row in living(cloud, "image").items() if row["name"].startswith("image-")]
     ports = living(cloud, "port").items()
     return found + [f"port {key}" for key, row in ports if not row["device_owner"].startswith("network:")]

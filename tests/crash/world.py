@@ -16,18 +16,20 @@ class World(Protocol):
     def starts(self) -> dict[str, str]: ...
     def interfaces(self) -> set[str]: ...
     def volumes(self) -> set[str]: ...
+    def images(self) -> set[str]: ...
     def logical_ports(self) -> set[str] | None: ...
 
 
 def world_of(cloud: Cloud) -> World:
-    return RealWorld(cloud) if cloud.real else FakeWorld(cloud.state.host)
+    return RealWorld(cloud) if cloud.real else FakeWorld(cloud)
 
 
 class FakeWorld:
-    """The notes that the fakes keep below the host's directory."""
+    """The notes that the fakes keep below the host's directory; images are real."""
 
-    def __init__(self, directory: Path) -> None:
-        self.machines, self.disks = directory / "machines", directory / "volumes"
+    def __init__(self, cloud: Cloud) -> None:
+        self.machines, self.disks = cloud.state.host / "machines", cloud.state.host / "volumes"
+        self.published = cloud.state.images / "data"
 
     def starts(self) -> dict[str, str]:
         return {server: str(note["console"].count("Booted ")) for server, note in self._notes().items()}
@@ -37,6 +39,9 @@ class FakeWorld:
 
     def volumes(self) -> set[str]:
         return {path.name.partition(".")[0] for path in self.disks.iterdir()}
+
+    def images(self) -> set[str]:
+        return {path.name for path in self.published.iterdir()}
 
     def logical_ports(self) -> set[str] | None:
         return None  # the fake's are in its controller's memory
@@ -55,7 +60,7 @@ class RealWorld:
     """QEMU processes, links and the databases of Open vSwitch and OVN."""
 
     def __init__(self, cloud: Cloud) -> None:
-        self.directory = cloud.state.host
+        self.directory, self.published = cloud.state.host, cloud.state.images / "data"
         self.ovn = ovn_host(cloud.state, cloud.state.settings())
 
     def starts(self) -> dict[str, str]:
@@ -81,6 +86,9 @@ class RealWorld:
 
     def volumes(self) -> set[str]:
         return {path.name for path in (self.directory / "volumes").iterdir() if not path.name.startswith(".")}
+
+    def images(self) -> set[str]:
+        return {path.name for path in self.published.iterdir()}
 
     def logical_ports(self) -> set[str] | None:
         listed = self._run("ovn-nbctl", f"--db={self.ovn.remote}", "--columns=name", "list", "Logical_Switch_Port")

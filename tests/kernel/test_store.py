@@ -23,6 +23,11 @@ def cat(tx: Any, key: str, **more: Any) -> Any:
     return tx.insert(CAT, {"id": key, "name": key, "project_id": "p1", "mood": "calm"} | more)
 
 
+def test_nobody_else_reads_the_database(store: Store, tmp_path: Path) -> None:
+    store.run(lambda tx: cat(tx, "a"))
+    assert [p.name for p in tmp_path.iterdir() if p.stat().st_mode & 0o077] == []
+
+
 def test_a_lost_race_runs_the_whole_transaction_again(store: Store) -> None:
     store.run(lambda tx: cat(tx, "a", lives=1))
     runs = []

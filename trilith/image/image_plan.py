@@ -11,5 +11,6 @@ def plan(want: Doc, seen: Doc | None) -> list[Act]:
     if not want["present"]:
         return [Act("delete")] if seen else []
     if want["import"] is None:
-        return [Act("unstage")] if seen and seen["staged"] and want["status"] == "active" else []
+        done = want["status"] in ("active", "queued")  # imported, or given up
+        return [Act("unstage")] if seen and seen["staged"] and done else []
     return [Act("import", {"method": want["import"]})]

@@ -20,6 +20,7 @@ from trilith.kernel import quota
 from trilith.kernel.declare import SERVICES, Noun, Service
 from trilith.kernel.errors import Fault, Refused, Unavailable
 from trilith.kernel.kinds import Bad
+from trilith.kernel.logs import REQUEST_ID
 from trilith.kernel.paging import fetch, path_columns
 from trilith.kernel.policy import NOBODY, Principal
 from trilith.kernel.request import Ctx, Reply, forbidden
@@ -53,6 +54,7 @@ class App:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         started = time.monotonic()
         ctx = self._request(environ)
+        REQUEST_ID.set(ctx.request_id)
         try:
             reply = self._answer(ctx, environ)
         except Bad as bad:

@@ -172,6 +172,8 @@ class Store:
             event.listen(self.engine, "begin", _sqlite_begin)
             path = self.engine.url.database
             if path and path != ":memory:":
+                # its owner's only, before SQLite makes it; the write-ahead log inherits that
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
                 self._lock_file = os.open(f"{path}.writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def create(self) -> None:
