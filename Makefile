@@ -10,11 +10,11 @@ help: ## this list
 setup: ## system packages and .venv from the lock files; costs nothing the second time
 	@tools/setup.sh
 
-cloud: setup ## a cloud on this machine, and its first server
+cloud: guest ## a cloud on this machine, and its first server
 	@.venv/bin/trilith up
 	@OS_CLOUD=$${OS_CLOUD:-trilith-demo} .venv-clients/bin/python examples/first_server.py
 
-test: setup lint ## the whole suite: contract, services, plans, drivers (fake and real), cluster, clients
+test: guest lint ## the whole suite: contract, services, plans, drivers (fake and real), cluster, clients
 	@$(PYTHON) -m pytest $(ARGS)
 
 lint: ## ruff, mypy, and the shape of the tree

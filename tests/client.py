@@ -1,4 +1,4 @@
-"""A client of the WSGI application for tests: real pipeline, real SQL, no sockets. Tokens are the principals themselves, as JSON."""
+"""A client of the WSGI application for tests: real pipeline and SQL, no sockets. A token is its principal, as JSON."""
 
 import io
 from collections.abc import Iterable, Mapping

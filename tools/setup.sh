@@ -86,5 +86,7 @@ make_venv() {
 
 mapfile -t missing < <(missing_packages)
 if [ ${#missing[@]} -gt 0 ]; then install_packages "${missing[@]}"; fi
+# Machines run as a user of their own, who owns nothing else.
+id trilith >/dev/null 2>&1 || as_root useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin trilith
 make_venv .venv requirements-dev.lock
 make_venv .venv-clients requirements-clients.lock

@@ -1,12 +1,15 @@
 """What is measured, against which bar, beside what upstream needs for the same; as a table or as JSON."""
 
 import json
+import platform
 import statistics
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.bench.meter import Span
+from tests.bench.meter import CORES, Span
+from trilith import __version__
 from trilith.cluster.status import table
 
 BUSY_PERCENT = 10  # used by others: from here on a wall time says little
@@ -81,7 +84,8 @@ HEAD = ("figure", "unit", "n", "median", "range", "bar", "", "upstream", "better
 
 
 def as_text(figures: list[Figure]) -> str:
-    lines = table(HEAD, [figure.cells() for figure in figures])
+    lines = [f"Trilith {__version__}, Python {platform.python_version()}, {CORES} cores, {time.strftime('%F %T')}", ""]
+    lines += table(HEAD, [figure.cells() for figure in figures])
     lines += [f"{figure.name}: {figure.note}" for figure in figures if figure.note]
     lines += [
         "",
@@ -95,15 +99,14 @@ def as_text(figures: list[Figure]) -> str:
 def _late(figure: Figure) -> str:
     line = f"OVER ITS BAR  {figure.name}: {_short(figure.median)} {figure.unit}, the bar is {figure.bar:g}."
     busy = statistics.median(figure.other_percent)
-    return (
-        line
-        if busy < BUSY_PERCENT
-        else f"{line} Others used {busy:.0f} % of the machine: measure again when it is quiet."
-    )
+    if busy >= BUSY_PERCENT:
+        line += f" Others used {busy:.0f} % of the machine: measure again when it is quiet."
+    return line
 
 
 def as_json(figures: list[Figure]) -> str:
-    return json.dumps({"upstream": UPSTREAM["what"], "figures": [f.document() for f in figures]}, indent=2)
+    machine = {"version": __version__, "python": platform.python_version(), "cores": CORES}
+    return json.dumps(machine | {"upstream": UPSTREAM["what"], "figures": [f.document() for f in figures]}, indent=2)
 
 
 def _short(value: float) -> str:

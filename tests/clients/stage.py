@@ -1,12 +1,14 @@
 """What the tests of real machines stand on: a project's key, network and machines, made through plain HTTP."""
 
 import base64
+import itertools
 import json
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +128,16 @@ class Stage:
         flavors = self.call("GET", f"{COMPUTE}/flavors")["flavors"]
         return str(next(flavor["id"] for flavor in flavors if flavor["name"] == name))
 
+    def _none(self, path: str) -> bool:
+        return not self.get(path)
+
     def clear(self) -> None:
         """Delete all that the project has, the way its owner would."""
         for path in (f"{COMPUTE}/servers", f"{VOLUME}/snapshots", f"{VOLUME}/volumes"):
             there = [thing["id"] for thing in self.get(path)]
             for one in there:
                 self.call("DELETE", f"{path}/{one}")
-            until(lambda path=path: not self.get(path), 60, f"{path} deleted")
+            until(partial(self._none, path), 60, f"{path} deleted")
         for image in self.call("GET", f"{IMAGE}/images?visibility=private")["images"]:
             self.call("DELETE", f"{IMAGE}/images/{image['id']}")
         for floating in self.get(f"{NETWORK}/floatingips"):
@@ -187,7 +192,7 @@ class Machine:
         entries = self.row()["addresses"]["stage"]
         return str(next(e["addr"] for e in entries if e["version"] == version and e["OS-EXT-IPS:type"] == "fixed"))
 
-    def float(self) -> str:
+    def give_address(self) -> str:
         """A floating address for its first port."""
         body = {"floating_network_id": self.stage.public["id"], "port_id": self.ports()[0]["id"]}
         made = self.stage.make(f"{NETWORK}/floatingips", floatingip=body)
@@ -263,7 +268,7 @@ class Ticker:
 
     def longest_gap_s(self) -> float:
         moments = [moment for moment, _ in self.came]
-        return max(b - a for a, b in zip(moments, moments[1:], strict=False))
+        return max(b - a for a, b in itertools.pairwise(moments))
 
     def stop(self) -> None:
         self.process.kill()

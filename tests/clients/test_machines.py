@@ -36,7 +36,7 @@ def pair(stage: Stage) -> tuple[Machine, Machine]:
     """`one` has a floating address and user data; `two` has a config drive, and no address of its own outside."""
     one = stage.machine("one", user_data=user_data(SCRIPT), metadata={"role": "first"})
     two = stage.machine("two", config_drive=True)
-    one.ready().float()
+    one.ready().give_address()
     two.ready()
     one.booted()
     two.run("until [ -e /run/booted ]; do usleep 100000; done", through=one)

@@ -18,7 +18,7 @@ from tests.crash.world import World
 Doc = dict[str, Any]
 COMPUTE, VOLUME, NETWORK = "/compute/v2.1", "/volume/v3", "/networking/v2.0"
 AT = "compute 2.90,volume 3.70"
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 IMAGES = 0.3  # of all lives are those of images
 IMAGE_BYTES = 300_000
 PATHS = {

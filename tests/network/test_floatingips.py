@@ -42,6 +42,19 @@ def test_at_once_with_a_port(net: Networking) -> None:
     assert net.show("floatingip", made["id"])["port_id"] is None
 
 
+def test_an_address_that_the_port_gives_up_is_not_translated_to(net: Networking) -> None:
+    outside = net.outside()
+    network, subnet = net.network()
+    net.reach(subnet, outside)
+    port = net.make("port", network_id=network)["id"]
+    floating = net.make("floatingip", floating_network_id=outside, port_id=port)["id"]
+    both = {"port": {"fixed_ips": [{"ip_address": "10.0.0.3"}, {"ip_address": "10.0.0.50"}]}}
+    net.put(f"/ports/{port}", both)
+    assert net.show("floatingip", floating)["status"] == "ACTIVE"
+    net.put(f"/ports/{port}", {"port": {"fixed_ips": [{"ip_address": "10.0.0.50"}]}})
+    assert net.show("floatingip", floating)["status"] == "DOWN"
+
+
 def test_which_address(net: Networking) -> None:
     outside = net.outside()
     network, subnet = net.network()

@@ -118,4 +118,5 @@ def _inventory(directory: Path) -> Doc:
         "vcpus": os.cpu_count() or 1,
         "ram_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
         "disk_gib": disk.f_frsize * disk.f_blocks // 2**30,
+        "booted_at_s": int(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)),
     }

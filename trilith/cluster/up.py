@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trilith.agent.settings import AgentSettings
-from trilith.cluster import clouds_yaml, supervisor
+from trilith.cluster import clouds_yaml, proc, supervisor
 from trilith.cluster.cluster_file import ClusterFile, all_in_one, read
 from trilith.cluster.ovn_engine import OvnHost, processes, remove_host
 from trilith.cluster.state import (
@@ -77,6 +77,7 @@ def up(state: State, asked: Asked, say: Say) -> Settings:
         else:
             settings = _settled(state, asked)
             say(f"Trilith cloud {settings.cloud_id} at {state.root}")
+            _end_leftovers(state, settings)
             _check_machine(state, settings)
             state.write_settings(settings)
             state.make_secrets(settings)
@@ -281,6 +282,15 @@ def _addresses() -> list[tuple[str, ipaddress.IPv4Address]]:
 
 
 # --- checks before anything starts
+
+
+def _end_leftovers(state: State, settings: Settings) -> None:
+    """What a killed supervisor left behind and the next would end, ends now: it may still hold a port."""
+    lasting = {unit.name for unit in units(state, settings) if unit.survives}
+    with locked(state.supervisor_lock) as mine:
+        for record in supervisor.remembered(state) if mine else []:
+            if record["name"] not in lasting:
+                proc.end_session(record["pid"], state.root, grace_s=supervisor.STOP_S)
 
 
 def _check_place(state: State) -> None:

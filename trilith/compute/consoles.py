@@ -124,9 +124,11 @@ def console_output(ctx: Ctx, row: Row, body: Row | None) -> Reply:
         raise Fault("conflict", f"Instance {row['id']} is not ready")
     settings, server_id = ctx.settings, row["id"]
     asked = None if lines in (None, -1) else lines
-    return Reply(lambda: {"output": _clean(console_log(settings, host, server_id, asked))}, 200)
+    return Reply(lambda: {"output": _clean(console_log(settings, host, server_id, asked), asked)}, 200)
 
 
-def _clean(output: str) -> str:
-    """Without what JSON readers stumble over: control characters, all but tabs and line ends."""
-    return "".join(c for c in output if c >= " " or c in "\t\r\n")
+def _clean(output: str, lines: int | None) -> str:
+    """The last lines (what follows the last line end is one), without the control characters that readers of JSON
+    stumble over."""
+    plain = "".join(c for c in output if c >= " " or c in "\t\r\n")
+    return plain if lines is None else "\n".join(plain.split("\n")[-lines:] if lines else [])

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from trilith.compute.server_actions import must
 from trilith.compute.servers import SERVER
 from trilith.compute.versions import COMPUTE
 from trilith.kernel.errors import Fault
@@ -55,6 +56,13 @@ def show_password(ctx: Ctx, row: Row) -> Row:
 @SERVER.route("DELETE", "/{id}/os-server-password", "member", status=204)
 def drop_password(ctx: Ctx, row: Row) -> None:
     """There is none."""
+
+
+@SERVER.route("GET", "/{id}/diagnostics", "admin", until=v("2.47"))
+def old_diagnostics(ctx: Ctx, row: Row) -> Row:
+    """A flat object of whatever the hypervisor knows; memory in KiB."""
+    must(ctx, row, "get_diagnostics", "active", "rescued", "stopped", "paused", "suspended")
+    return {"memory": row["ram_mib"] * 1024, "vcpus": row["vcpus"]}
 
 
 @SERVER.route("GET", "/{id}/diagnostics", "admin", since=STANDARD_SINCE)

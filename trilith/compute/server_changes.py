@@ -102,6 +102,7 @@ def _of_image(disk: Row, image: Row) -> Row:
 def _rebuilt(ctx: Ctx, row: Row, password: str) -> Reply:
     more = ("key_name",) if ctx.at >= KEY_SINCE else ()
     view = changed_view(ctx, row, more)
+    view.pop("OS-EXT-SRV-ATTR:user_data", None)
     if ctx.at >= USER_DATA_SINCE:
         view["user_data"] = row["user_data"]
     view["adminPass"] = password

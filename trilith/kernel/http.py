@@ -385,7 +385,8 @@ class App:
         if ctx.method == "HEAD":
             content = []
         start_response(f"{code} {TITLES.get(code, 'OK')}", headers)
-        log.info(
+        log.log(
+            logging.DEBUG if ctx.who.host and code < 400 else logging.INFO,  # hosts ask each second
             "%s %s %s",
             ctx.method,
             ctx.url_path,

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from trilith.kernel.errors import Fault
-from trilith.kernel.store import METADATA, Tx
+from trilith.kernel.store import METADATA, Stale, Tx
 
 Row = dict[str, Any]
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -70,18 +70,17 @@ def take(tx: Tx, port: Row, subnet: Row, address: str) -> Row:
         "port_id": port["id"],
         "network_id": subnet["network_id"],
     }
-    in_use = Fault(
-        "conflict",
-        f"Unable to complete operation for network {subnet['network_id']}. The IP address {address} is in use.",
-        "IpAddressInUse",
-    )
     where = (ALLOCATION.c.subnet_id == subnet["id"], ALLOCATION.c.ip_address == address)
     if tx.scalar(sa.select(ALLOCATION.c.port_id).where(*where)) is not None:
-        raise in_use
+        raise Fault(
+            "conflict",
+            f"Unable to complete operation for network {subnet['network_id']}. The IP address {address} is in use.",
+            "IpAddressInUse",
+        )
     try:
         tx.execute(ALLOCATION.insert().values(values))
     except IntegrityError as error:
-        raise in_use from error
+        raise Stale(f"address {address} was taken by another at the same time") from error
     return {"subnet_id": subnet["id"], "ip_address": address}
 
 

@@ -1,6 +1,6 @@
 """Floating IPs: an address of an external network that a router translates to a port's fixed address."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import sqlalchemy as sa
@@ -125,9 +125,11 @@ def drop_floating_ip(tx: Tx, row: Row) -> None:
         drop_port(tx, outer)
 
 
-def disassociate(tx: Tx, port_id: str) -> None:
-    """The port goes away: floating addresses on it are free again."""
+def disassociate(tx: Tx, port_id: str, keep: Container[str] = ()) -> None:
+    """The port loses its addresses but for those to `keep`: floating addresses on them are on nothing."""
     for row in tx.rows(FLOATING_IP, port_id=port_id):
+        if row["fixed_ip_address"] in keep:
+            continue
         tx.update(FLOATING_IP, row, port_id=None, fixed_ip_address=None, router_id=None)
 
 

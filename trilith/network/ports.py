@@ -285,6 +285,8 @@ def ports_of(tx: Tx, device_ids: list[str]) -> list[Row]:
 def readdress(tx: Tx, port: Row, asked: list[Row]) -> Row:
     """Gives the port these addresses instead of those that it has; what is asked for without an address keeps the
     one that it has in that subnet."""
+    from trilith.network.floatingips import disassociate
+
     left = list(port["fixed_ips"])
     kept, wanted = [], []
     for want in asked:
@@ -297,6 +299,7 @@ def readdress(tx: Tx, port: Row, asked: list[Row]) -> Row:
     for fixed in left:
         allocations.release(tx, port["id"], fixed["ip_address"])
     new = allocations.choose(tx, port, _subnets(tx, port["network_id"]), wanted)
+    disassociate(tx, port["id"], keep={fixed["ip_address"] for fixed in kept + new})
     return tx.update(PORT, port, fixed_ips=kept + new)
 
 

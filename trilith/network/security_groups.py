@@ -11,7 +11,7 @@ from trilith.kernel.declare import Noun, Quota, computed, flag, text
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Flag
 from trilith.kernel.request import Ctx, Reply
-from trilith.kernel.store import Tx
+from trilith.kernel.store import Stale, Tx
 from trilith.network import rbac_policies
 from trilith.network.resource import has_item, resource
 from trilith.network.versions import NETWORKING
@@ -105,7 +105,7 @@ def make_group(tx: Tx, new_id: Callable[[], str], *, id: str, **fields: Any) -> 
     row = tx.insert(SECURITY_GROUP, SECURITY_GROUP.blank() | {"id": id} | fields)
     for ethertype in ("IPv4", "IPv6"):
         make_rule(tx, new_id, row, direction="egress", ethertype=ethertype)
-    return row
+    return tx.get(SECURITY_GROUP, id)
 
 
 def default_group(tx: Tx, new_id: Callable[[], str], project_id: str) -> Row:
@@ -115,18 +115,16 @@ def default_group(tx: Tx, new_id: Callable[[], str], project_id: str) -> Row:
     found = tx.one(SECURITY_GROUP, default_of=project_id)
     if found is not None:
         return found
-    row = make_group(
-        tx,
-        new_id,
-        id=new_id(),
-        project_id=project_id,
-        name=DEFAULT,
-        description="Default security group",
-        default_of=project_id,
-    )
+    wanted = {"name": DEFAULT, "description": "Default security group", "default_of": project_id}
+    try:
+        row = make_group(tx, new_id, id=new_id(), project_id=project_id, **wanted)
+    except Fault as fault:
+        if fault.type_name == "SecurityGroupDuplicate":
+            raise Stale("the default group was made by another at the same time") from fault
+        raise
     for ethertype in ("IPv4", "IPv6"):
         make_rule(tx, new_id, row, direction="ingress", ethertype=ethertype, remote_group_id=row["id"])
-    return row
+    return tx.get(SECURITY_GROUP, row["id"])
 
 
 def find_group(tx: Tx, project_id: str, name_or_id: str) -> Row:

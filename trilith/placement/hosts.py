@@ -138,7 +138,8 @@ def heartbeat(ctx: Ctx) -> Doc:
 def wants(ctx: Ctx) -> Doc:
     """Everything that this host shall have, by kind."""
     row = _own_host(ctx, ctx.path["name"])
-    return {kind: [_numbered(doc, entry.counted) for doc in entry.wants(ctx.tx, row["name"])] for kind, entry in HOSTED.items()}
+    name = row["name"]
+    return {kind: [_numbered(doc, it.counted) for doc in it.wants(ctx.tx, name)] for kind, it in HOSTED.items()}
 
 
 COUNT_BITS = 30  # of a generation are the service's own number, where it counts
