@@ -155,9 +155,8 @@ def _case(
         figure.add(1000 * span.cpu_s / max(1, count // parts), span)
     half = statistics.median(took) * 1000
     last = statistics.quantiles(took, n=100)[98] * 1000 if len(took) > 1 else half
-    figure.note = (
-        f"one client {len(took) / sum(took):.0f} a second, half within {half:.1f} ms, 99 % within {last:.1f} ms"
-    )
+    rate = f"{len(took) / sum(took):.0f} a second from one client"
+    figure.note = f"{len(took)} requests, {rate}, half within {half:.1f} ms, 99 % within {last:.1f} ms"
     return figure
 
 

@@ -74,6 +74,9 @@ class Cloud:
         answer = self.client(method, url, self.tokens[who] if who else None, body, at, **more)
         what = f"{method} {url} at {at or 'no version'} by {who}: {answer.status} {answer.content[:600]!r}"
         assert answer.status < 500, what
+        assert answer.headers["x-openstack-request-id"].startswith("req-"), what
+        if service is not None and service.versions is not None:
+            assert answer.headers["openstack-api-version"].startswith(service.versions.kind), what
         if answer.status >= 400:
             assert self.version() == before, f"a refused request has written: {what}"
             if service is not None and method != "HEAD":

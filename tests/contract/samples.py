@@ -1,9 +1,10 @@
 """Values for kinds: one that each takes, and many that should do no harm anywhere."""
 
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
-from trilith.kernel.kinds import Bad, Either, Kind, ListOf, MapOf, Object
+from trilith.kernel.kinds import Bad, Either, Json, Kind, ListOf, MapOf, Object
 from trilith.kernel.versions import Version
 
 SOME_ID = str(uuid.UUID(int=0xC0DE))
@@ -72,6 +73,27 @@ def good(kind: Kind, at: Version) -> Any:
             return value
     least = getattr(kind, "least", 0) or getattr(kind, "low", 0)
     return "a" * least if hasattr(kind, "least") else least
+
+
+def hostile(kind: Kind, at: Version) -> Iterator[Any]:
+    """Values that should do no harm, also deep inside of what the kind takes."""
+    yield from HOSTILE
+    if isinstance(kind, Object):
+        whole = good(kind, at)
+        for name, member in kind.members.items():
+            if member.since <= at <= member.until:
+                yield from (whole | {name: value} for value in hostile(member.kind, at))
+    elif isinstance(kind, ListOf):
+        yield from ([value] for value in hostile(kind.of, at))
+    elif isinstance(kind, MapOf):
+        yield from ({"k": value} for value in hostile(kind.value, at))
+        yield from ({key: good(kind.value, at)} for key in ("", "a\x00", "k" * 5000, "a/b"))
+    elif isinstance(kind, Either):
+        for one in kind.kinds:
+            if isinstance(one, Object | ListOf | MapOf):
+                yield from hostile(one, at)
+    elif isinstance(kind, Json):
+        yield from ({"k": value} for value in HOSTILE)
 
 
 def text_of(value: Any) -> str:

@@ -148,7 +148,7 @@ def test_all_delete_the_same(crowd: Crowd) -> None:
     crowd.wait("volume", volume, "available")
     for kind, key in (("server", server), ("volume", volume)):
         path = f"{PATHS[kind]}/{key}"
-        found = crowd.at_once([lambda path=path: crowd.ask("DELETE", path)] * MANY)  # type: ignore[misc]
+        found = crowd.at_once([lambda path=path: crowd.ask("DELETE", path)] * MANY)
         assert found[202] + found[204] >= 1
         assert set(found) <= {202, 204, 400, 404, 409}
         crowd.wait(kind, key, None)
@@ -176,7 +176,7 @@ def test_contradicting_acts(crowd: Crowd) -> None:
     path = f"{PATHS['server']}/{server}"
     verbs: list[dict[str, Any]] = [{"os-stop": None}, {"os-start": None}, {"reboot": {"type": "HARD"}}, {"pause": None}]
     verbs += [{"unpause": None}, {"lock": None}, {"unlock": None}]
-    asks = [lambda body=body: crowd.ask("POST", f"{path}/action", body) for body in verbs]  # type: ignore[misc]
+    asks = [lambda body=body: crowd.ask("POST", f"{path}/action", body) for body in verbs]
     found = crowd.at_once([*asks, lambda: crowd.ask("PUT", path, {"server": {"name": "renamed"}})])
     assert set(found) <= {200, 202, 409}
     found = crowd.at_once([*asks, lambda: crowd.ask("DELETE", path)])

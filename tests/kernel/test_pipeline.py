@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import ADMIN, MEMBER, READER, STRANGER, Client, client
+from tests.client import ADMIN, MEMBER, READER, STRANGER, Client, client, token
 from trilith.kernel.declare import Noun, Quota, Service, choice, flag, text, time, whole
 from trilith.kernel.errors import Fault
 from trilith.kernel.versions import VersionRange, v
@@ -160,3 +160,9 @@ def test_the_network_dialect(api: Client) -> None:
 def test_member_sees_no_more_than_its_project(api: Client) -> None:
     api.post("/park/trees", {"tree": {"name": "theirs"}}, STRANGER)
     assert api.get("/park/trees", MEMBER).json["trees"] == []
+
+
+def test_a_token_without_a_project_makes_nothing_in_one(api: Client) -> None:
+    system = token("admin", None, "ua", system=True)
+    assert api.post("/zoo/v1/cats", {"cat": {"name": "a"}}, system).status == 403
+    assert api.post("/zoo/v1/cats", {"cat": {"name": "a"}}, token("member", None)).status == 403

@@ -154,11 +154,12 @@ class App:
             raise Fault("too_large", f"Request is too large: at most {MAX_BODY} bytes are taken here.")
         if not length and "transfer-encoding" not in ctx.headers:
             return b""
+        most = int(length) if length else MAX_BODY + 1
         raw = b""
-        while part := ctx.read_body(MAX_BODY + 1 - len(raw)):
+        while len(raw) < most and (part := ctx.read_body(most - len(raw))):
             raw += part
-            if len(raw) > MAX_BODY:
-                raise Fault("too_large", f"Request is too large: at most {MAX_BODY} bytes are taken here.")
+        if len(raw) > MAX_BODY:
+            raise Fault("too_large", f"Request is too large: at most {MAX_BODY} bytes are taken here.")
         return raw
 
     def _parse(self, ctx: Ctx, operation: Operation, raw: bytes) -> Any:
@@ -282,6 +283,8 @@ class App:
             return
         mine = ctx.who.user_id if noun.owner == "user_id" else ctx.who.project_id
         if new.get(noun.owner) is None:
+            if mine is None:  # a token of a domain, or of the system
+                raise forbidden(f"{noun.service.name}:{noun.plural}:create")
             new[noun.owner] = mine
         elif new[noun.owner] != mine and not ctx.who.is_admin:
             raise noun.service.wire.foreign_owner(noun)
