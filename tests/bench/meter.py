@@ -77,10 +77,13 @@ def _sessions(state: State) -> dict[str, int]:
 
 
 def _cloud(state: State) -> dict[str, float]:
-    return {
-        name: sum(_cpu_s(pid) + _reaped_s(pid) for pid in proc.session_members(session))
-        for name, session in _sessions(state).items()
-    }
+    found = {}
+    for name, session in _sessions(state).items():
+        members = proc.session_members(session)
+        # machines are among the children that an agent has seen end: theirs would be counted with them
+        reaped_s = 0.0 if name == "agent" else sum(map(_reaped_s, members))
+        found[name] = sum(map(_cpu_s, members)) + reaped_s
+    return found
 
 
 def _machines(state: State) -> float:

@@ -1,16 +1,22 @@
-"""Tempest, unmodified, against a cloud that this starts: ``python -m tests.clients.tempest interop|smoke|REGEX``."""
+"""Tempest, unmodified, against a cloud that this starts: ``python -m tests.clients.tempest interop|smoke|core|REGEX``.
 
+`interop.txt` holds the tests that the interoperability guidelines require of compute clouds.
+"""
+
+import argparse
 import configparser
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tests.clients.cloud import ROOT, Cloud
 
 BIN = ROOT / ".venv-clients/bin"
-SETS = {"smoke": ["--smoke"], "core": ["--regex", "^tempest\\.(api|scenario)"]}
+HERE = Path(__file__).parent
 ENTRY = (
     "tempest.api.identity.v3.test_tokens",
     "tempest.api.compute.servers.test_create_server",
@@ -62,7 +68,7 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
             "suspend": "true",
             "pause": "true",
             "shelve": "false",
-            "rescue": "false",
+            "rescue": "true",
             "cold_migration": "false",
             "live_migration": "false",
             "attach_encrypted_volume": "false",
@@ -103,25 +109,43 @@ def prepare(cloud: Cloud) -> Path:
     return workspace
 
 
-def run(cloud: Cloud, workspace: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """``tempest run`` with these words; its output is text that ends with the totals."""
+def run(cloud: Cloud, workspace: Path, *words: str, show: bool = False) -> subprocess.CompletedProcess[str]:
+    """``tempest run`` with these words; its output is text that ends with the totals, or shown as it comes."""
     path = f"{BIN}:{os.environ['PATH']}"
     env = {**os.environ, "HOME": str(cloud.home), "PATH": path, "PYTHONUNBUFFERED": "1"}
     command = [str(BIN / "tempest"), "run", *words]
-    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=workspace)
+    return subprocess.run(command, capture_output=not show, text=True, env=env, cwd=workspace)
+
+
+def exactly(names: Iterable[str]) -> str:
+    """A regular expression for these tests; those whose names only begin so are others."""
+    return "|".join(f"^{re.escape(name)}(\\[|$)" for name in names)
+
+
+def chosen(workspace: Path, what: str) -> list[str]:
+    """The words of ``tempest run`` for a set's name or a regular expression."""
+    if what == "interop":
+        names = (HERE / "interop.txt").read_text().split()
+        wanted = workspace / "interop.txt"
+        wanted.write_text("\n".join(exactly([name]) for name in names))
+        return ["--include-list", str(wanted)]
+    if what == "entry":
+        return ["--regex", "|".join(f"^{re.escape(name)}" for name in ENTRY)]
+    if what == "core":
+        return ["--regex", "^tempest\\.(api|scenario)", "--exclude-list", str(HERE / "tempest_left_out.txt")]
+    return ["--smoke"] if what == "smoke" else ["--regex", what]
 
 
 def main() -> int:
-    chosen = sys.argv[1] if len(sys.argv) > 1 else "smoke"
-    cloud = Cloud(port=18784)
+    parser = argparse.ArgumentParser(prog="python -m tests.clients.tempest", description=__doc__)
+    parser.add_argument("--fake", action="store_true", help="pretended machines: everything but logins, fast")
+    parser.add_argument("what", nargs="?", default="smoke", help="interop, smoke, core, entry, or a regular expression")
+    arguments = parser.parse_args()
+    cloud = Cloud(port=18784, fake=arguments.fake)
     try:
         cloud.up()
-        words = SETS.get(chosen, ["--regex", chosen])
-        if chosen == "entry":
-            words = ["--regex", "|".join(f"^{name}".replace(".", "\\.") for name in ENTRY)]
-        done = run(cloud, prepare(cloud), *words, "--concurrency", "2")
-        print(done.stdout[-20000:], done.stderr[-2000:])
-        return done.returncode
+        workspace = prepare(cloud)
+        return run(cloud, workspace, *chosen(workspace, arguments.what), "--concurrency", "2", show=True).returncode
     finally:
         cloud.down()
 

@@ -37,7 +37,7 @@ def machine(stage: Stage) -> Machine:
 @pytest.fixture(scope="module")
 def volume(stage: Stage, machine: Machine) -> Doc:
     volume = stage.volume(name="lasting")
-    machine.run(f"printf '{MARK}' >{machine.attach(volume)} && sync")
+    machine.write(machine.attach(volume), MARK)
     return volume
 
 
@@ -104,7 +104,7 @@ def test_machine_killed(cloud: Cloud, machine: Machine, volume: Doc) -> None:
     until(lambda: qemu_processes(cloud) not in ([], [pid]), 20, "another process")
     assert machine.booted() != boot_id
     machine.ready()
-    assert machine.run(f"head -c {len(MARK)} {machine.device(volume)}") == MARK
+    assert machine.read(machine.device(volume), len(MARK)) == MARK
 
 
 def test_down_and_up(cloud: Cloud, machine: Machine, volume: Doc) -> None:
@@ -117,7 +117,7 @@ def test_down_and_up(cloud: Cloud, machine: Machine, volume: Doc) -> None:
     assert machine.booted() != boot_id
     assert machine.row()["addresses"] == addresses
     assert machine.run("cat /root/file") == "kept"
-    assert machine.run(f"head -c {len(MARK)} {machine.device(volume)}") == MARK
+    assert machine.read(machine.device(volume), len(MARK)) == MARK
     assert "172.24." in json.dumps(addresses)
 
 

@@ -39,22 +39,14 @@ def volume(stage: Stage) -> Doc:
     return stage.volume(name="data")
 
 
-def write(machine: Machine, device: str, text: str) -> None:
-    machine.run(f"printf '%s' '{text}' >{device} && sync")
-
-
-def read(machine: Machine, device: str, text: str = MARK) -> str:
-    return machine.run(f"head -c {len(text)} {device}")
-
-
 def test_data_moves_with_the_volume(stage: Stage, first: Machine, second: Machine, volume: Doc) -> None:
     device = first.attach(volume)
     shown = stage.get(f"{VOLUME}/volumes/{volume['id']}")["attachments"]
     assert [(each["server_id"], each["device"]) for each in shown] == [(first.id, device)]
-    write(first, device, MARK)
+    first.write(device, MARK)
     first.detach(volume)
     until(lambda: "vdb" not in first.run("ls /sys/block"), 10, "the disk gone from the guest")
-    assert read(second, second.attach(volume)) == MARK
+    assert second.read(second.attach(volume), len(MARK)) == MARK
 
 
 def test_grows_under_a_running_machine(stage: Stage, second: Machine, volume: Doc) -> None:
@@ -73,7 +65,7 @@ def of_snapshot(stage: Stage, second: Machine, volume: Doc) -> Doc:
     snapshot = stage.make(f"{VOLUME}/snapshots", snapshot=asked)
     path = f"{VOLUME}/snapshots/{snapshot['id']}"
     until(lambda: stage.get(path)["status"] == "available", 30, "the snapshot")
-    write(second, second.device(volume), "something else was written later")
+    second.write(second.device(volume), "something else was written later")
     found = stage.volume(size_gib=2, snapshot_id=snapshot["id"])
     stage.gone(path)
     return found
@@ -81,23 +73,23 @@ def of_snapshot(stage: Stage, second: Machine, volume: Doc) -> Doc:
 
 def test_snapshot_of_an_attached_volume(first: Machine, second: Machine, volume: Doc, of_snapshot: Doc) -> None:
     device = first.attach(of_snapshot)
-    assert read(first, device) == MARK
+    assert first.read(device, len(MARK)) == MARK
     assert first.run(f"tail -c 3 {device}") == "end"
-    assert read(second, second.device(volume)).startswith("something else")
+    assert second.read(second.device(volume), len(MARK)).startswith("something else")
 
 
 def test_clone_of_a_volume(stage: Stage, first: Machine, of_snapshot: Doc) -> None:
     first.detach(of_snapshot)
     clone = stage.volume(size_gib=2, source_volid=of_snapshot["id"])
-    assert read(first, first.attach(clone)) == MARK
+    assert first.read(first.attach(clone), len(MARK)) == MARK
 
 
 def test_survives_a_reboot_and_a_stop(first: Machine, second: Machine, volume: Doc) -> None:
     """A machine keeps its volumes; so does one that is rebuilt."""
-    write(second, second.device(volume), MARK)
+    second.write(second.device(volume), MARK)
     second.act("rebuild", {"imageRef": second.stage.image["id"]})
     second.booted()
-    assert read(second, second.device(volume)) == MARK
+    assert second.read(second.device(volume), len(MARK)) == MARK
 
 
 def test_boot_volume_goes_with_its_server(stage: Stage) -> None:

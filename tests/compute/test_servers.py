@@ -247,3 +247,39 @@ def test_security_groups(cloud: Cloud) -> None:
     assert {g["name"] for g in listed} == {"default", "web"}
     assert cloud.act(key, "removeSecurityGroup", {"name": "web"}).status == 202
     assert cloud.act(key, "removeSecurityGroup", {"name": "web"}).status == 404
+
+
+def test_sorting(cloud: Cloud) -> None:
+    names = ["b", "a", "c"]
+    for name in names:
+        cloud.server(settled=False, name=name)
+    for key in ("display_name", "created_at", "availability_zone", "image_ref", "config_drive", "power_state", "uuid"):
+        assert cloud.get(f"/servers?sort_key={key}&sort_dir=asc").status == 200, key
+    listed = cloud.get("/servers?sort_key=display_name&sort_dir=asc&limit=2").json
+    assert [s["name"] for s in listed["servers"]] == ["a", "b"]
+    assert listed["servers_links"][0]["rel"] == "next"
+    assert cloud.get("/servers?sort_key=spoon").status == 400
+    assert cloud.get("/servers?sort_key=host").status == 403
+    assert cloud.get("/servers?colour=red").status == 200
+    assert cloud.get("/servers?colour=red", at="2.75").status == 400
+    assert cloud.get("/servers?status=spoon").json == {"servers": []}
+    assert cloud.get("/servers?status=spoon", at="2.38").status == 400
+    assert cloud.get("/servers?all_tenants=1").status == 403
+    assert len(cloud.get("/servers?name=^[ab]$").json["servers"]) == 2
+
+
+def test_images_as_compute_showed_them(cloud: Cloud) -> None:
+    shown = cloud.get(f"/images/{IMAGE_ID}").json["image"]
+    assert (shown["status"], shown["metadata"]) == ("ACTIVE", {"os_distro": "debian"})
+    assert [i["id"] for i in cloud.get("/images?status=ACTIVE").json["images"]] == [IMAGE_ID]
+    assert cloud.get("/images/detail", at="2.36").status == 404
+    assert cloud.delete(f"/images/{IMAGE_ID}").status == 403
+    key = cloud.server()
+    image_id = cloud.do(key, "createImage", {"name": "snap"}).headers["location"].rsplit("/", 1)[1]
+    (found,) = cloud.get(f"/images/detail?server={key}").json["images"]
+    assert (found["id"], found["server"]["id"]) == (image_id, key)
+    path = f"/images/{image_id}/metadata"
+    assert cloud.put(f"{path}/a", {"meta": {"a": "b"}}).json == {"meta": {"a": "b"}}
+    assert cloud.delete(f"{path}/a").status == 204
+    assert cloud.get(f"{path}/a").status == 404
+    assert cloud.delete(f"/images/{image_id}").status == 204

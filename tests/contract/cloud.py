@@ -178,7 +178,8 @@ def fill(cloud: Cloud, path: str, noun: Noun | None, row: Row | None, operation_
         elif row is not None and noun is not None and name in noun.table.c and row.get(name) is not None:
             parts.append(str(row[name]))
         else:
-            parts.append(str(specimens.PATHS[("", name)](cloud)))
+            found = specimens.PATHS.get(("", name))
+            parts.append(str(found(cloud)) if found else samples.SOME_ID)
     return "/".join(parts)
 
 

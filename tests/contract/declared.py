@@ -40,11 +40,13 @@ def services() -> list[Service]:
 
 @cache
 def nouns() -> dict[str, Noun]:
-    return {f"{s.name}.{noun.name}": noun for s in services() for noun in s.nouns if noun.policy or noun.routes}
+    return {name_of(noun): noun for s in services() for noun in s.nouns if noun.policy or noun.routes}
 
 
 def name_of(noun: Noun) -> str:
-    return f"{noun.service.name}.{noun.name}"
+    """``compute.server``; a noun that a service has at two paths is named by the path the second time."""
+    first = next(other for other in noun.service.nouns if other.name == noun.name)
+    return f"{noun.service.name}.{noun.name}" + ("" if first is noun else noun.path)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Operation:
 
     @property
     def id(self) -> str:
-        noun = f".{self.noun.plural}" if self.noun else ""
+        first = self.noun and next(other for other in self.service.nouns if other.plural == self.noun.plural)
+        noun = "" if self.noun is None else f".{self.noun.plural}" + ("" if first is self.noun else self.noun.path)
         what = f"{self.method} {self.path}" if self.kind == "route" else self.verb or self.kind
         since = f"@{text(self.since)}" if self.kind == "route" and self.since != OLDEST else ""
         return f"{self.service.name}{noun}:{what}{since}"

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Bad, Either, Json, Kind, ListOf, MapOf, Object
 from trilith.kernel.versions import Version
 
@@ -51,7 +52,7 @@ HOSTILE: tuple[Any, ...] = (
 def takes(kind: Kind, value: Any, at: Version) -> bool:
     try:
         kind.check(value, "sample", at)
-    except Bad:
+    except (Bad, Fault):
         return False
     return True
 

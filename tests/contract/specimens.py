@@ -176,6 +176,9 @@ SPECIMENS: dict[str, Specimen] = {
     "volume.transfer": Specimen(
         lambda cloud, n: {"name": f"transfer{n}", "volume_id": _new_volume(cloud, n)},
     ),
+    "volume.transfer/volume-transfers": Specimen(
+        lambda cloud, n: {"name": f"transfer{n}", "volume_id": _new_volume(cloud, 200 + n)},
+    ),
     "volume.attachment": Specimen(lambda cloud, n: {"volume_uuid": _new_volume(cloud, 100 + n)}),
     # compute
     "compute.flavor": Specimen(named("flavor", ram=64, vcpus=1, disk=1), "admin"),
@@ -197,7 +200,8 @@ SPECIMENS: dict[str, Specimen] = {
     ),
 }
 
-# Values for what stands in braces in a path and is no column; ("operation", name) goes before ("", name).
+# Values for what stands in braces in a path and is no column; ("operation", name) goes before ("", name). Others: an id
+# of nothing.
 PATHS: dict[tuple[str, str], Callable[["Cloud"], Any]] = {
     ("", "tag"): lambda cloud: "a-tag",
     ("", "key"): lambda cloud: "a-key",
@@ -218,15 +222,13 @@ PATHS: dict[tuple[str, str], Callable[["Cloud"], Any]] = {
     ("", "alias"): lambda cloud: "os-keypairs",
     ("network:GET /networking/v2.0/extensions/{alias}", "alias"): lambda cloud: "router",
     ("", "action"): lambda cloud: "enable",
+    ("", "before"): lambda cloud: "2026-01-01",
     ("", "class_name"): lambda cloud: "default",
     ("", "network"): lambda cloud: "public",
     ("", "network_id"): the("network.network"),
     ("", "volume_id"): the("volume.volume"),
     ("", "port_id"): the("network.port"),
-    ("", "service_id"): lambda cloud: SOME_ID,
     ("", "hypervisor_id"): lambda cloud: named_id("host:h1"),
-    ("", "agent_id"): lambda cloud: SOME_ID,
-    ("", "id"): lambda cloud: SOME_ID,
 }
 BODIES: dict[str, Callable[["Cloud"], Any]] = {}  # for operations whose bodies cannot be derived
 QUERIES: dict[str, str] = {}

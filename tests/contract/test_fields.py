@@ -35,9 +35,10 @@ def with_value(cloud: Cloud, operation: Operation, label: str, value: object) ->
 @pytest.mark.parametrize(("operation", "name", "item"), FIELDS, ids=ids)
 def test_hostile_values(cloud: Cloud, operation: Operation, name: str, item: Field) -> None:
     """400 for what its kind refuses; for the rest a proper answer (`Cloud.ask` looks at each)."""
-    label, version = item.wire or name, operation.version
-    if not item.accepted(version):
-        version = item.until if item.accept_until is None else item.accept_until
+    label, last = item.wire or name, item.until if item.accept_until is None else item.accept_until
+    version = operation.version if item.accepted(operation.version) else min(last, operation.version)
+    if not item.accepted(version) or version < operation.since:
+        return  # the noun ends before the field begins
     for value in samples.hostile(item.kind, version):
         answer = cloud.ask(
             operation.method,
@@ -67,7 +68,9 @@ def test_below_its_version(cloud: Cloud, operation: Operation, name: str, item: 
     major, minor = item.since if item.accept_since is None else item.accept_since
     noun, label = operation.noun, item.wire or name
     assert noun is not None
-    if (major, minor - 1) < max(operation.since, operation.service.versions.oldest):  # type: ignore[union-attr]
+    versions = operation.service.versions
+    assert versions is not None
+    if (major, minor - 1) < max(operation.since, versions.oldest) or (major, minor) > operation.version:
         return
     same = [other for n, other in noun.fields.items() if (other.wire or n) == label and other is not item]
     if any(other.accepted((major, minor - 1)) for other in same):

@@ -28,6 +28,7 @@ PATHS = {
     "network": f"{NETWORK}/networks",
     "subnet": f"{NETWORK}/subnets",
     "image": "/image/v2/images",
+    "snapshot": f"{VOLUME}/snapshots",
 }
 
 
@@ -82,6 +83,8 @@ class User(threading.Thread):
             self.wait("server", server, "ACTIVE")
             self.wait("volume", volume, "available")
             self.promises.starts[server] = self.world.starts().get(server, "")
+            if self.random.random() < 0.2:
+                self.copy(server, volume)
             self.attach(server, volume)
             if self.random.random() < 0.5:
                 self.wait("volume", volume, "in-use")
@@ -99,6 +102,29 @@ class User(threading.Thread):
                 self.delete(kind, key)
             elif kind == "volume" or self.random.random() < 0.9:
                 self.delete(kind, key, absent_ok=True)
+
+    def copy(self, server: str, volume: str) -> None:
+        """An image of the server and a snapshot of the volume, which go again."""
+        snapshot = self.create("snapshot", {"volume_id": volume})
+        name = f"image-{uuid.uuid4()}"
+        images: list[str] = []
+
+        def there() -> bool:
+            rows = self.ask("GET", f"{PATHS['image']}?name={name}").json["images"]
+            images.extend(row["id"] for row in rows)
+            return bool(rows)
+
+        path = f"{PATHS['server']}/{server}/action"
+        answer = self.ask("POST", path, {"createImage": {"name": name}}, there)
+        if answer.status not in (200, 202):
+            raise Broken(f"copying server {server}: {answer.status} {answer.content[:300]!r}")
+        image = images[0] if images else str(answer.json["image_id"])
+        self.promises.made[image] = "image"
+        self.wait("image", image, "active")
+        self.delete("image", image)
+        self.wait("snapshot", snapshot, "available")
+        self.delete("snapshot", snapshot)
+        self.gone("snapshot", snapshot)
 
     def upload(self) -> None:
         """An image with its bytes. Where the upload broke off, it may be deleted at once or sent again later."""

@@ -22,6 +22,7 @@ import pytest
 from tests.crash.cloud import Cloud, eventually
 from tests.crash.load import Promises, User
 from tests.crash.world import World, world_of
+from trilith.cluster import proc
 from trilith.compute.instance_actions import ACTION
 from trilith.compute.servers import SERVER
 from trilith.image.images import IMAGE
@@ -30,7 +31,8 @@ from trilith.network.ports import PORT
 from trilith.volume.attachments import ATTACHMENT
 from trilith.volume.volumes import VOLUME
 
-VICTIMS = ("api worker", "agent", "controller", "hub", "api", "supervisor")
+VICTIMS = ("api worker", "agent", "controller", "hub", "api", "supervisor", "everything")
+ENGINES = ("ovn-northd", "ovsdb-server", "ovn-controller", "ovs-vswitchd")
 USERS = 3
 SETTLE_S = 90.0
 REST_S = (0.1, 1.3)  # between a kill and the next
@@ -68,7 +70,7 @@ def test_kill_everything(cloud: Cloud, kills: int) -> None:
     users = [User(n, cloud, world, promises, ended, things) for n in range(USERS)]
     for user in users:
         user.start()
-    for victim in itertools.islice(itertools.cycle(VICTIMS), kills):
+    for victim in itertools.islice(itertools.cycle(VICTIMS + ENGINES * cloud.real), kills):
         time.sleep(moments.uniform(*REST_S))
         kill(cloud, victim)
     ended.set()
@@ -97,14 +99,19 @@ def prepare(cloud: Cloud) -> dict[str, Any]:
 
 
 def kill(cloud: Cloud, victim: str) -> None:
-    """kill -9; the supervisor is started again by hand, as its unit would."""
+    """kill -9; the supervisor is started again by hand, as its unit would. Machines live on, even over everything."""
     deadline = time.monotonic() + 10
-    while (pid := cloud.processes().get(victim)) is None:
+    name = "supervisor" if victim == "everything" else victim
+    while (pid := cloud.processes().get(name)) is None:
         assert time.monotonic() < deadline, f"there is no {victim} to kill"
         time.sleep(0.02)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    if victim == "supervisor":
+    pids = [pid]
+    if victim == "everything":
+        pids += [member for leader in cloud.processes().values() for member in proc.session_members(leader)]
+    for each in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+    if name == "supervisor":
         cloud.up()
 
 

@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +96,14 @@ def crowd(whole_crowd: Crowd) -> Iterator[Crowd]:
 def test_one_name(crowd: Crowd) -> None:
     key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMvQ0tSPxqF2jxOnzdUEJmNV3nM7sKDgNSdHLLsbuaCu me@here"
     body = {"keypair": {"name": "k", "public_key": key}}
-    found = crowd.at_once([lambda: crowd.ask("POST", f"{COMPUTE}/os-keypairs", body)] * MANY)
+    found = crowd.at_once([partial(crowd.ask, "POST", f"{COMPUTE}/os-keypairs", body)] * MANY)
     assert found == {200: 1, 409: MANY - 1} or found == {201: 1, 409: MANY - 1}
 
 
 @pytest.mark.parametrize(("kind", "refused"), [("volume", 413), ("server", 403)])
 def test_a_quota_of_ten(crowd: Crowd, kind: str, refused: int) -> None:
     body = {"volume": {"name": "v", "size": 1}}
-    ask = crowd.server() if kind == "server" else lambda: crowd.ask("POST", PATHS["volume"], body)
+    ask = crowd.server() if kind == "server" else partial(crowd.ask, "POST", PATHS["volume"], body)
     assert crowd.at_once([ask] * MANY) == {202: 10, refused: MANY - 10}
     assert len(crowd.ask("GET", PATHS[kind]).json[f"{kind}s"]) == 10
 
@@ -116,7 +117,7 @@ def test_one_volume_for_many_servers(crowd: Crowd) -> None:
     body = {"volumeAttachment": {"volumeId": volume}}
 
     def attach(server: str) -> Callable[[], Answer]:
-        return lambda: crowd.ask("POST", f"{COMPUTE}/servers/{server}/os-volume_attachments", body)
+        return partial(crowd.ask, "POST", f"{COMPUTE}/servers/{server}/os-volume_attachments", body)
 
     found = crowd.at_once([attach(server) for server in servers])
     assert found[200] == 1
@@ -129,13 +130,13 @@ def test_one_volume_for_many_servers(crowd: Crowd) -> None:
 def test_one_address(crowd: Crowd) -> None:
     network = crowd.things["network"]
     body = {"port": {"network_id": network, "fixed_ips": [{"ip_address": "10.7.3.3"}]}}
-    found = crowd.at_once([lambda: crowd.ask("POST", PATHS["port"], body)] * MANY)
+    found = crowd.at_once([partial(crowd.ask, "POST", PATHS["port"], body)] * MANY)
     assert found == {201: 1, 409: MANY - 1}
 
 
 def test_many_addresses(crowd: Crowd) -> None:
     body = {"port": {"network_id": crowd.things["network"]}}
-    assert crowd.at_once([lambda: crowd.ask("POST", PATHS["port"], body)] * MANY) == {201: MANY}
+    assert crowd.at_once([partial(crowd.ask, "POST", PATHS["port"], body)] * MANY) == {201: MANY}
     ports = crowd.ask("GET", PATHS["port"]).json["ports"]
     addresses = [ip["ip_address"] for port in ports for ip in port["fixed_ips"]]
     assert len(addresses) == len(set(addresses)) >= MANY
@@ -148,7 +149,7 @@ def test_all_delete_the_same(crowd: Crowd) -> None:
     crowd.wait("volume", volume, "available")
     for kind, key in (("server", server), ("volume", volume)):
         path = f"{PATHS[kind]}/{key}"
-        found = crowd.at_once([lambda path=path: crowd.ask("DELETE", path)] * MANY)
+        found = crowd.at_once([partial(crowd.ask, "DELETE", path)] * MANY)
         assert found[202] + found[204] >= 1
         assert set(found) <= {202, 204, 400, 404, 409}
         crowd.wait(kind, key, None)
@@ -158,8 +159,8 @@ def test_a_network_goes_while_ports_come(crowd: Crowd) -> None:
     """The network goes and none of them came, or it stays: there is no port of a network that is gone."""
     for _ in range(3):
         network = crowd.make("network")
-        ports = [lambda n=network: crowd.ask("POST", PATHS["port"], {"port": {"network_id": n}})] * 7  # type: ignore[misc]
-        found = crowd.at_once([*ports, lambda n=network: crowd.ask("DELETE", f"{PATHS['network']}/{n}")])  # type: ignore[misc]
+        ports = [partial(crowd.ask, "POST", PATHS["port"], {"port": {"network_id": network}})] * 7
+        found = crowd.at_once([*ports, partial(crowd.ask, "DELETE", f"{PATHS['network']}/{network}")])
         there = crowd.ask("GET", f"{PATHS['network']}/{network}").status == 200
         left = crowd.ask("GET", f"{NETWORK}/ports?network_id={network}").json["ports"]
         assert len(left) == found[201]
@@ -176,10 +177,10 @@ def test_contradicting_acts(crowd: Crowd) -> None:
     path = f"{PATHS['server']}/{server}"
     verbs: list[dict[str, Any]] = [{"os-stop": None}, {"os-start": None}, {"reboot": {"type": "HARD"}}, {"pause": None}]
     verbs += [{"unpause": None}, {"lock": None}, {"unlock": None}]
-    asks = [lambda body=body: crowd.ask("POST", f"{path}/action", body) for body in verbs]
-    found = crowd.at_once([*asks, lambda: crowd.ask("PUT", path, {"server": {"name": "renamed"}})])
+    asks = [partial(crowd.ask, "POST", f"{path}/action", body) for body in verbs]
+    found = crowd.at_once([*asks, partial(crowd.ask, "PUT", path, {"server": {"name": "renamed"}})])
     assert set(found) <= {200, 202, 409}
-    found = crowd.at_once([*asks, lambda: crowd.ask("DELETE", path)])
+    found = crowd.at_once([*asks, partial(crowd.ask, "DELETE", path)])
     assert set(found) <= {202, 204, 404, 409}
     crowd.ask("POST", f"{path}/action", {"unlock": None})
     crowd.ask("DELETE", path)

@@ -176,7 +176,7 @@ def test_protected_deactivated_and_documents(api: Client) -> None:
     image = make(api, protected=True)
     assert api.delete(f"{V2}/{image['id']}").status == 403
     send(api, image)
-    assert api.post(f"{V2}/{image['id']}/actions/deactivate", None, MEMBER).status == 403
+    assert api.post(f"{V2}/{image['id']}/actions/deactivate", None, READER).status == 403
     assert api.post(f"{V2}/{image['id']}/actions/deactivate", None, ADMIN).status == 204
     assert api.get(f"{V2}/{image['id']}/file").status == 403
     assert api.get("/image", None).status == 300

@@ -167,15 +167,16 @@ def test_what_compute_calls(net: Networking) -> None:
     with pytest.raises(Fault):
         store.run(lambda tx: ports.bind_port(tx, port, device_id="vm2", device_owner="compute:nova", host="c1"))
     bound = store.run(lambda tx: ports.bind_port(tx, port, device_id="vm1", device_owner="compute:nova", host="c1"))
-    document = store.read(lambda tx: ports.nic_document(tx, bound))
+    networks = store.read(lambda tx: ports.networks_of(tx, [bound]))
+    document = ports.nic_document(bound, networks[network])
     assert document == {"port_id": port["id"], "mac": port["mac_address"], "mtu": 1442, "ready": False}
     store.run(lambda tx: topology.report_ports_up(tx, {port["id"]}))
     (bound,) = store.read(lambda tx: ports.ports_of(tx, ["vm1"]))
-    assert store.read(lambda tx: ports.nic_document(tx, bound))["ready"] is True
+    assert ports.nic_document(bound, networks[network])["ready"] is True
     found = store.read(lambda tx: ports.addresses(tx, ["vm1", "vm2"]))
     assert found["vm2"] == {}
     assert [address["addr"] for address in found["vm1"][""]] == ["10.0.0.3"]
-    data = store.read(lambda tx: ports.network_data(tx, [bound]))
+    data = ports.network_data([bound], networks)
     assert data["networks"][0]["type"] == "ipv4_dhcp"
     assert data["links"][0]["ethernet_mac_address"] == port["mac_address"]
     assert data["services"] == [{"type": "dns", "address": "9.9.9.9"}]

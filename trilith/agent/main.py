@@ -94,7 +94,7 @@ def stop_machines(settings: AgentSettings) -> int:
 
 def _beat(settings: AgentSettings, source: HttpSource, ended: threading.Event) -> None:
     """A thread: heartbeats, three in each lease."""
-    inventory = PRETENDED if settings.fake else _inventory(settings.directory)
+    inventory = _inventory(settings.directory) | (PRETENDED if settings.fake else {})
     versions = {"python": platform.python_version()}
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     pause_s = FIRST_TRIES_S

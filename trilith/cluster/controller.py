@@ -45,7 +45,7 @@ def run(state: State, settings: Settings) -> None:
         runner.wake()
         network.wake()
 
-    wake = Wake(settings.hub_url, state.secret("controller"), ["images", "northbound", "repair-northbound"], on_wake)
+    wake = Wake(settings.hub_url, state.secret("controller"), ["images", "northbound"], on_wake)
     threads = [threading.Thread(target=work, daemon=True) for work in (runner.run, network.run)]
     for thread in [wake, *threads]:
         thread.start()

@@ -1,17 +1,26 @@
 """`trilith repair network`: have derived state made anew from the database, while everything runs."""
 
+import urllib.error
+import urllib.request
+
 from trilith.cluster.state import Problem, State
 from trilith.cluster.supervisor import ask
-from trilith.kernel.hints import Hints
 
-TOPICS = {"network": "repair-northbound"}
+TIMEOUT_S = 10.0
 
 
 def repair(state: State, what: str) -> str:
-    """Asks the controller of a running cloud. Returns a sentence; raises `Problem` when nobody would hear."""
+    """Asks a running cloud for it; the request is a row, so it is done even if whoever takes it up dies. Returns a
+    sentence; raises `Problem` when the API does not take it."""
     answer = ask(state, "status")
     ready = {child["name"] for child in answer["processes"] if child["state"] == "ready"} if answer else set()
-    if missing := {"hub", "controller"} - ready:
+    if missing := {"api", "controller"} - ready:
         raise Problem(f"Not ready: {', '.join(sorted(missing))}. See: trilith status --state {state.root}")
-    Hints(state.hints_socket).send({TOPICS[what]})
+    url = f"{state.settings().api_url}/agent/v1/repair/{what}"
+    request = urllib.request.Request(url, b"", {"Authorization": f"Bearer {state.secret('controller')}"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S):
+            pass
+    except (urllib.error.URLError, TimeoutError) as error:
+        raise Problem(f"The API does not take it: {error}. See: trilith logs --state {state.root}") from error
     return f"The controller makes the {what} anew. To watch it: trilith logs --follow --state {state.root}"

@@ -53,7 +53,7 @@ def reboot(ctx: Ctx, row: Row, body: Row) -> None:
         record(ctx, row, "reboot")
         wish(ctx.tx, row, soft_reboot_epoch=row["soft_reboot_epoch"] + 1)
         return
-    must(ctx, row, "reboot", "active", "stopped", "paused", "suspended", "error", "rescued", tasks=REBOOTING)
+    must(ctx, row, "reboot", "active", "stopped", "paused", "suspended", "error", tasks=REBOOTING)
     record(ctx, row, "reboot")
     wish(ctx.tx, row, power="running", boot_epoch=row["boot_epoch"] + 1, failed=False)
 

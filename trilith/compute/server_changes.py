@@ -9,7 +9,7 @@ from trilith.compute.instance_actions import record
 from trilith.compute.keypairs import find_keypair
 from trilith.compute.scheduler import Ask, claim, place
 from trilith.compute.server_actions import must
-from trilith.compute.server_disks import check_image_fits, image_of, properties_of
+from trilith.compute.server_disks import check_image_fits, format_of, image_of, properties_of
 from trilith.compute.server_requests import HOSTNAME, METADATA, NAME, USER_DATA, AccessAddress
 from trilith.compute.servers import SERVER, changed_view, wish
 from trilith.compute.versions import COMPUTE
@@ -96,7 +96,7 @@ def rebuild(ctx: Ctx, row: Row, body: Row) -> Reply:
 def _of_image(disk: Row, image: Row) -> Row:
     if disk["kind"] != "image":
         return disk
-    return disk | {"image_id": image["id"], "image_format": image["disk_format"]}
+    return disk | {"image_id": image["id"], "image_format": format_of(image)}
 
 
 def _rebuilt(ctx: Ctx, row: Row, password: str) -> Reply:
@@ -200,7 +200,7 @@ def create_image(ctx: Ctx, row: Row, body: Row) -> Reply:
     limit = quota.limits(ctx.tx, COMPUTE, row["project_id"])["metadata_items"]
     if 0 <= limit < len(metadata):
         raise Fault("over_quota", f"Quota exceeded for metadata_items: asked {len(metadata)} of {limit}.")
-    image = make_snapshot(ctx, row, body["name"], metadata | {"image_type": "snapshot"})
+    image = make_snapshot(ctx, row, body["name"], {"image_type": "snapshot"} | metadata)
     record(ctx, row, "createImage")
     return image_reply(ctx, image)
 

@@ -19,6 +19,7 @@ BAD_BOOT = (
 )
 SHOWN_PROPERTIES = ("hw_", "os_", "img_", "trait:", "cpu_", "vmware_", "hypervisor_")
 MAX_DISKS = 24
+RAW = ("raw", "iso", "ami", "ari", "aki")
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,11 @@ def _local(flavor: Row, entries: list[Row]) -> list[Row]:
     return found
 
 
+def format_of(image: Row) -> str:
+    """How a host reads the image's bytes."""
+    return "raw" if image["disk_format"] in RAW else str(image["disk_format"])
+
+
 def next_device(disks: list[Row]) -> str:
     taken = {each["device"] for each in disks}
     return next(name for n in range(MAX_DISKS + 1) if (name := f"vd{chr(ord('a') + n)}") not in taken)
@@ -264,7 +270,7 @@ def make_disks(ctx: Ctx, server: Row, layout: Layout) -> list[Row]:
             "bdm_id": ctx.new_id(),
         }
         if entry["kind"] == "image":
-            disk |= {"image_id": entry["image_id"], "image_format": entry["image"]["disk_format"]}
+            disk |= {"image_id": entry["image_id"], "image_format": format_of(entry["image"])}
             disk["size_gib"] = server["flavor"]["disk_gib"]
         elif entry["kind"] == "blank":
             disk |= {name: entry[name] for name in ("label", "size_gib", "size_mib") if name in entry}

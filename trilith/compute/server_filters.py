@@ -197,19 +197,19 @@ FILTERS: dict[str, Filter] = {
 } | {name: (lambda ctx, values: None) for name in IGNORED.split()}
 
 
-def plain_sort_keys(ctx: Ctx) -> None:
-    """Turns upstream's sort keys into ours; those that upstream ignores are dropped."""
+def sorting(ctx: Ctx) -> list[tuple[str, str]]:
+    """The asked order as (column, direction). Keys that upstream ignores are dropped."""
     keys, directions = ctx.query.get("sort_key", []), ctx.query.get("sort_dir", [])
-    pairs = [(key, (directions[n : n + 1] or directions[-1:] or ["desc"])[0]) for n, key in enumerate(keys)]
-    strict = ctx.at >= ctx.service.wire.strict_query_since
-    kept = []
-    for key, direction in pairs:
-        if key in SORT_NAMES or key in SORT_ALIKE.split():
-            kept.append((SORT_NAMES.get(key, key), direction))
-        elif key not in SORT_IGNORED.split() or strict:
-            raise Fault("invalid", f"Invalid input for query parameters sort_key. Value: {key}.")
+    if bad := [each for each in directions if each not in ("asc", "desc")]:
+        raise Fault("invalid", f"Unknown sort direction '{bad[0]}', must be asc or desc")
     if not ctx.who.is_admin and any(key in ("host", "node") for key in keys):
         raise Fault("forbidden", "Only administrators can sort servers by host or node")
-    ctx.query = {k: values for k, values in ctx.query.items() if k not in ("sort_key", "sort_dir")}
-    if kept:
-        ctx.query |= {"sort_key": [key for key, _ in kept], "sort_dir": [direction for _, direction in kept]}
+    strict = ctx.at >= ctx.service.wire.strict_query_since
+    found = []
+    for n, key in enumerate(keys):
+        if key in SORT_NAMES or key in SORT_ALIKE.split():
+            direction = (directions[n : n + 1] or directions[-1:] or ["desc"])[0]
+            found.append((SORT_NAMES.get(key, key), direction))
+        elif key not in SORT_IGNORED.split() or strict:
+            raise Fault("invalid", f"Invalid input for query parameters sort_key. Value: {key}.")
+    return found

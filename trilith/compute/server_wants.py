@@ -22,7 +22,7 @@ REMOVAL_S = 60  # how long a server's removal waits for a host that is down
 
 def wants(tx: Tx, host: str) -> list[Row]:
     """The want documents of a host's servers."""
-    from trilith.network.ports import ports_of
+    from trilith.network.ports import networks_of, ports_of
     from trilith.volume.volumes import VOLUME
 
     rows = tx.rows(SERVER, host=host, deleted_at=None)
@@ -31,8 +31,9 @@ def wants(tx: Tx, host: str) -> list[Row]:
         ports.setdefault(port["device_id"], []).append(port)
     ids = {disk["volume_id"] for row in rows for disk in row["disks"] if disk["kind"] == "volume"}
     volumes = {volume["id"]: volume for volume in tx.rows(VOLUME, id=ids)} if ids else {}
-    outer = _floating(tx, [port["id"] for found in ports.values() for port in found])
-    return [want(tx, row, ports.get(row["id"], []), volumes, outer) for row in rows]
+    every = [port for found in ports.values() for port in found]
+    outer, networks = _floating(tx, [port["id"] for port in every]), networks_of(tx, every)
+    return [want(tx, row, ports.get(row["id"], []), networks, volumes, outer) for row in rows]
 
 
 def _floating(tx: Tx, port_ids: list[str]) -> dict[str, str]:
@@ -42,7 +43,14 @@ def _floating(tx: Tx, port_ids: list[str]) -> dict[str, str]:
     return {row["port_id"]: row["floating_ip_address"] for row in tx.rows(FLOATING_IP, port_id=port_ids)}
 
 
-def want(tx: Tx, row: Row, ports: list[Row], volumes: dict[str, Row], floating: dict[str, str]) -> Row:
+def want(
+    tx: Tx,
+    row: Row,
+    ports: list[Row],
+    networks: dict[str, Row],
+    volumes: dict[str, Row],
+    floating: dict[str, str],
+) -> Row:
     """One server's want; its shape stands in ARCHITECTURE.md, the host's documents."""
     from trilith.network.ports import network_data, nic_document
 
@@ -56,7 +64,7 @@ def want(tx: Tx, row: Row, ports: list[Row], volumes: dict[str, Row], floating: 
         **{name: row[name] for name in ("power", "boot_epoch", "soft_reboot_epoch", "root_epoch")},
         **{name: row[name] for name in ("vcpus", "ram_mib", "config_drive", "rescue_image_id", "rescue_image_format")},
         "disks": [_disk(tx, disk, volumes) for disk in row["disks"] if _wanted(disk, volumes)],
-        "nics": [nic_document(tx, port) for port in ports],
+        "nics": [nic_document(port, networks[port["network_id"]]) for port in ports],
         "admin_password": row["admin_password"],
         "hostname": row["hostname"],
         "image_id": row["image_id"],
@@ -64,7 +72,7 @@ def want(tx: Tx, row: Row, ports: list[Row], volumes: dict[str, Row], floating: 
         "public_ipv4": next((floating[port["id"]] for port in ports if port["id"] in floating), None),
         "metadata": meta_data(row, ports),
         "user_data": row["user_data"],
-        "network_data": network_data(tx, ports),
+        "network_data": network_data(ports, networks),
         "vendor_data": {},
         "snapshots": row["snapshots"],
     }
@@ -93,6 +101,9 @@ def report(tx: Tx, host: str, key: str, generation: int, seen: Row | None, fault
     if row["deleting"]:
         if seen is None and fault is None and current:
             finish_removal(tx, row)
+        elif fault is not None and current:
+            tx.update(SERVER, row, failed=True, fault=fault_of(fault))
+            finish(tx, key, fault, host)
         return
     changes: Row = {"seen": seen}
     if fault is not None and current and row["task_state"] in SNAPSHOT_TASKS:

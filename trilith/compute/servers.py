@@ -16,7 +16,7 @@ from trilith.compute.instance_actions import record
 from trilith.compute.keypairs import find_keypair
 from trilith.compute.scheduler import Ask, claim, place
 from trilith.compute.server_disks import Layout, lay_out, make_disks
-from trilith.compute.server_filters import FILTERS, plain_sort_keys, shows_all, shows_deleted
+from trilith.compute.server_filters import FILTERS, shows_all, shows_deleted, sorting
 from trilith.compute.server_groups import find_group
 from trilith.compute.server_networks import Nic, make_nics, resolve, resolve_groups
 from trilith.compute.server_requests import (
@@ -79,11 +79,11 @@ SERVER = Noun(
     "server",
     "/servers",
     dict(
-        id=ident(brief=True, sort=True),
-        name=text(255, NAME, 1, create="required", update=True, brief=True, sort=True),
+        id=ident(brief=True),
+        name=text(255, NAME, 1, create="required", update=True, brief=True),
         status=text(32, index=True),
         project_id=text(64, wire="tenant_id"),
-        user_id=text(64, sort=True),
+        user_id=text(64),
         metadata=Field(kind=METADATA, create="optional", default=dict),
         host_id=computed(lambda row, ctx: host_id(row["project_id"], row["host"]), wire="hostId"),
         image_link=computed(views.image, wire="image", until=v("2.97")),
@@ -105,13 +105,13 @@ SERVER = Noun(
         config_drive=flag(
             create="optional", default=False, show=lambda row, ctx: "True" if row["config_drive"] else ""
         ),
-        key_name=text(255, create="optional", sort=True),
-        launched_at=time(wire="OS-SRV-USG:launched_at", sort=True),
-        terminated_at=time(wire="OS-SRV-USG:terminated_at", sort=True),
+        key_name=text(255, create="optional"),
+        launched_at=time(wire="OS-SRV-USG:launched_at"),
+        terminated_at=time(wire="OS-SRV-USG:terminated_at"),
         security_groups=computed(views.group_names, optional_in_view=True),
-        task_state=text(64, wire="OS-EXT-STS:task_state", sort=True),
-        vm_state=text(64, wire="OS-EXT-STS:vm_state", sort=True),
-        power_state=whole(wire="OS-EXT-STS:power_state", default=0, sort=True),
+        task_state=text(64, wire="OS-EXT-STS:task_state"),
+        vm_state=text(64, wire="OS-EXT-STS:vm_state"),
+        power_state=whole(wire="OS-EXT-STS:power_state", default=0),
         host=text(255, wire="OS-EXT-SRV-ATTR:host", see="admin", index=True),
         hypervisor=views.admin_only("hypervisor_hostname", "host"),
         instance_name=computed(
@@ -126,9 +126,9 @@ SERVER = Noun(
         user_data_shown=views.admin_only("user_data", "user_data", "2.3"),
         volumes_old=computed(views.volumes, wire="os-extended-volumes:volumes_attached", until=v("2.2")),
         volumes=computed(views.volumes_with_flag, wire="os-extended-volumes:volumes_attached", since=v("2.3")),
-        locked=flag(default=False, since=v("2.9"), sort=True),
+        locked=flag(default=False, since=v("2.9")),
         host_status=computed(views.host_status, see="admin", since=v("2.16")),
-        description=text(255, create="optional", update=True, null=True, since=v("2.19"), sort=True),
+        description=text(255, create="optional", update=True, null=True, since=v("2.19")),
         tags=Field(kind=ListOf(TAG, 50), create="optional", default=list, since=v("2.26"), accept_since=v("2.52")),
         trusted_image_certificates=Field(
             kind=ListOf(Text(255, 1), 50, 1, unique=True), create="optional", null=True, since=v("2.63")
@@ -221,9 +221,11 @@ def servers_on(tx: Tx, hosts: Iterable[str]) -> list[Row]:
 
 @SERVER.on("list")
 def list_servers(ctx: Ctx) -> Reply:
-    plain_sort_keys(ctx)
-    wire = ctx.service.wire
+    wire, query = ctx.service.wire, ctx.query
+    ctx.query = {name: values for name, values in query.items() if name not in ("sort_key", "sort_dir")}
     listing = wire.listing(ctx, SERVER)
+    ctx.query = query
+    listing.sort = sorting(ctx)
     page = fetch(ctx, SERVER, listing)
     shown = ctx.show_all(SERVER, page.rows, not ctx.url_path.endswith("/detail"))
     return Reply(wire.wrap_list(ctx, SERVER, shown, page, listing), 200)
@@ -387,10 +389,10 @@ def remove(ctx: Ctx, row: Row) -> None:
     """Its host takes it apart; without a host it is gone at once."""
     from trilith.compute.server_wants import finish_removal
 
-    if row["deleting"]:
+    if row["deleting"] and not row["failed"]:
         return
     record(ctx, row, "delete")
-    row = wish(ctx.tx, row, deleting=True)
+    row = wish(ctx.tx, row, deleting=True, failed=False)
     if row["host"] is None:
         finish_removal(ctx.tx, row)
 

@@ -88,7 +88,7 @@ def attach(ctx: Ctx, row: Row) -> Reply:
     if volume is None:
         raise Fault("missing", f"Volume {asked['volumeId']} could not be found.")
     if any(disk.get("volume_id") == volume["id"] for disk in row["disks"]):
-        raise Fault("conflict", f"Volume {volume['id']} is already attached to server {row['id']}.")
+        raise Fault("invalid", f"Invalid volume: Volume {volume['id']} is already attached to server {row['id']}.")
     device = next_device(row["disks"])
     disk = {
         "device": device,

@@ -23,6 +23,13 @@ COLUMNS: Columns = {
 BRIDGE = "br-int"
 METADATA_ADDRESS = "169.254.169.254"
 INNER_LINK = "eth0"
+# Of neighbours: a deleted machine's address may be another one's a second later, which must not wait for its metadata.
+FORGETFUL = {
+    "base_reachable_time_ms": "1000",
+    "delay_first_probe_time": "0",
+    "ucast_solicit": "1",
+    "retrans_time_ms": "250",
+}
 PORT_KEY, NETWORK_KEY = "iface-id", "trilith:network"
 
 
@@ -102,6 +109,8 @@ class HostNetwork:
             linux_net.set_up(outer)
         with linux_net.in_netns(name):
             linux_net.checksum_offload_off(INNER_LINK)
+            for setting, value in FORGETFUL.items():
+                linux_net.write_sysctl(f"net/ipv4/neigh/{INNER_LINK}/{setting}", value)
             linux_net.set_addresses(INNER_LINK, port.mac, {*addresses, f"{METADATA_ADDRESS}/32"})
         ids = {PORT_KEY: port.port_id, NETWORK_KEY: network_id, "attached-mac": port.mac}
         self._attach(outer, ids)

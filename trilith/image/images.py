@@ -365,14 +365,14 @@ def remove_tag(ctx: Ctx, row: Row) -> None:
 
 @IMAGE.route("POST", "/{id}/actions/deactivate", "anyone", status=204)
 def deactivate(ctx: Ctx, row: Row) -> None:
-    ctx.require("admin", "image:images:deactivate", row)
+    ctx.require("image_owner", "image:images:deactivate", row)
     _only(row, ("active", "deactivated"), "deactivated")
     ctx.tx.update(IMAGE, row, deactivated=True)
 
 
 @IMAGE.route("POST", "/{id}/actions/reactivate", "anyone", status=204)
 def reactivate(ctx: Ctx, row: Row) -> None:
-    ctx.require("admin", "image:images:reactivate", row)
+    ctx.require("image_owner", "image:images:reactivate", row)
     _only(row, ("active", "deactivated"), "reactivated")
     ctx.tx.update(IMAGE, row, deactivated=False)
 

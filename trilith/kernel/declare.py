@@ -233,7 +233,7 @@ class Noun:
         order: Sequence[tuple[str, str]] = (("created_at", "desc"), ("id", "desc")),
         since: Version = OLDEST,
         until: Version = NEWEST,
-        table: str = "",
+        table: str | sa.Table = "",
         type_name: str = "",
         extension: str = "",
         envelope: str | None = "",
@@ -257,7 +257,9 @@ class Noun:
         self.identity = "id"
         self.operations: dict[str, Callable[..., Any]] = {}
         self.routes: list[Route] = []
-        self.table = self._make_table(table or f"{service.name}_{self.plural}")
+        if not isinstance(table, sa.Table):  # else: the same rows under another path
+            table = self._make_table(table or f"{service.name}_{self.plural}")
+        self.table: sa.Table = table
         if quota:
             service.quotas[quota.name] = quota
         service.nouns.append(self)

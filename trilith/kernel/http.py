@@ -118,6 +118,8 @@ class App:
     def _route(self, ctx: Ctx) -> list[Operation]:
         """The operations of this path and method; [] where there are none."""
         parts = split_path(ctx.url_path)
+        if ctx.service.wire.empty_id_is_missing and ctx.url_path.endswith("/") and len(parts) > 2:
+            return []
         found = self.router.find(parts)
         depth = len(split_path(ctx.service.prefix))
         if found is None and ctx.service.project_in_path and len(parts) > depth + 1:
@@ -128,7 +130,7 @@ class App:
         node, ctx.path_values = found
         method = "GET" if ctx.method == "HEAD" and "HEAD" not in node.operations else ctx.method
         operations = node.operations.get(method, [])
-        if not operations:
+        if not operations and not ctx.url_path.endswith("/"):  # else an id is missing: nothing is there
             ctx.reply_headers.append(("Allow", ", ".join(sorted(node.operations))))
         return operations
 

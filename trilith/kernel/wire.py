@@ -62,6 +62,7 @@ class Wire:
     max_limit: int | None = 1000
     strict_query_since: Version = NEWEST  # from here on an unknown query parameter is an error
     bulk = False  # a creation may hold a list
+    empty_id_is_missing = False  # "/images/" is an image without an id, not the list
     fault_names: Mapping[int, str] = {
         400: "badRequest",
         401: "unauthorized",
@@ -138,7 +139,7 @@ class Wire:
 
     def wrap_list(self, ctx: "Ctx", noun: "Noun", views: list[Row], page: Page, listing: Listing) -> Any:
         body: Row = {noun.plural: views}
-        if page.more and page.rows:
+        if page.rows and len(page.rows) == listing.limit:  # also where the full page happens to be the last one
             body[f"{noun.plural}_links"] = [{"rel": "next", "href": self.page_url(ctx, marker=page.rows[-1][noun.key])}]
         return body
 
@@ -241,6 +242,7 @@ class ComputeWire(Wire):
 
 
 class VolumeWire(Wire):
+    empty_id_is_missing = True
     statuses = {"list": 200, "show": 200, "create": 202, "update": 200, "delete": 202}
     over_quota = 413
     strict_query_since = (3, 31)
@@ -251,6 +253,9 @@ class VolumeWire(Wire):
 
     def extra_envelope_keys(self, noun: "Noun", body: Row) -> bool:
         return True
+
+    def _sort_column(self, noun: "Noun", key: str, direction: str) -> tuple[str, str]:
+        return super()._sort_column(noun, key.removeprefix("display_"), direction)
 
     def filtered(self, ctx: "Ctx", noun: "Noun", name: str, values: list[str]) -> Condition | None:
         if name.endswith("~"):  # key~=value: "like", from 3.34
@@ -422,6 +427,7 @@ class IdentityWire(Wire):
 
 
 class ImageWire(Wire):
+    empty_id_is_missing = True
     update_method = "PATCH"
     statuses = {"list": 200, "show": 200, "create": 201, "update": 200, "delete": 204}
     over_quota = 413

@@ -307,12 +307,20 @@ def _asks_for(want: Row, fixed: Row) -> bool:
     return all(want.get(name) in (None, fixed[name]) for name in ("subnet_id", "ip_address")) and any(want.values())
 
 
-def nic_document(tx: Tx, port: Row) -> Row:
+def networks_of(tx: Tx, ports: list[Row]) -> dict[str, Row]:
+    """The networks of these ports by id, each with all of its ``subnets``: read at once for many machines."""
+    ids = sorted({port["network_id"] for port in ports})
+    found = {row["id"]: row | {"subnets": []} for row in tx.rows(NETWORK, id=ids)} if ids else {}
+    for subnet in tx.rows(SUBNET, network_id=ids) if ids else []:
+        found[subnet["network_id"]]["subnets"].append(subnet)
+    return found
+
+
+def nic_document(port: Row, network: Row) -> Row:
     """What a machine's host must know of a port: ``{"port_id", "mac", "mtu", "ready"}``; ready: OVN says
     that it is up."""
-    mtu = tx.scalar(sa.select(NETWORK.c.mtu).where(NETWORK.c.id == port["network_id"]))
     ready = bool(port["binding_host"] and port["seen_up"])
-    return {"port_id": port["id"], "mac": port["mac_address"], "mtu": mtu, "ready": ready}
+    return {"port_id": port["id"], "mac": port["mac_address"], "mtu": network["mtu"], "ready": ready}
 
 
 def addresses(tx: Tx, device_ids: list[str]) -> dict[str, dict[str, list[Row]]]:
@@ -343,24 +351,24 @@ def _address(port: Row, address: str, kind: str) -> Row:
     }
 
 
-def network_data(tx: Tx, ports: list[Row]) -> Row:
-    """The document ``network_data.json`` of a machine with these ports."""
+def network_data(ports: list[Row], networks_by_id: dict[str, Row]) -> Row:
+    """The document ``network_data.json`` of a machine with these ports; `networks_by_id` as of `networks_of`."""
     links: list[Row] = []
     networks: list[Row] = []
     services: list[Row] = []
     for port in ports:
-        mtu = tx.scalar(sa.select(NETWORK.c.mtu).where(NETWORK.c.id == port["network_id"]))
+        network = networks_by_id[port["network_id"]]
         link = f"tap{port['id'][:11]}"
         links.append(
             {
                 "id": link,
                 "vif_id": port["id"],
                 "type": "ovs",
-                "mtu": mtu,
+                "mtu": network["mtu"],
                 "ethernet_mac_address": port["mac_address"],
             }
         )
-        subnets = {subnet["id"]: subnet for subnet in _subnets(tx, port["network_id"])}
+        subnets = {subnet["id"]: subnet for subnet in network["subnets"]}
         for fixed in port["fixed_ips"]:
             subnet = subnets[fixed["subnet_id"]]
             dns = [{"type": "dns", "address": address} for address in subnet["dns_nameservers"]]

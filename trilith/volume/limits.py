@@ -138,6 +138,9 @@ def extensions(ctx: Ctx) -> Row:
         ("os-admin-actions", "AdminActions", "Enable admin actions."),
         ("os-extended-snapshot-attributes", "ExtendedSnapshotAttributes", "Extended SnapshotAttributes support."),
         ("os-vol-image-meta", "VolumeImageMetadata", "Show image metadata associated with the volume."),
+        ("os-hosts", "Hosts", "Admin-only host administration."),
+        ("scheduler-stats", "SchedulerStats", "Scheduler stats support."),
+        ("capabilities", "Capabilities", "Capabilities support."),
         ("os-services", "Services", "Services support."),
     )
     found = [

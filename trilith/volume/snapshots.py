@@ -40,7 +40,7 @@ SNAPSHOT = Noun(
         description=text(255, create="optional", update=True, null=True, brief=True, filter=True),
         display_name=given(Text(255), update=True, null=True),
         display_description=given(Text(255), update=True, null=True),
-        volume_id=ident(create="required", brief=True, sort=True, filter=True, index=True),
+        volume_id=ident(create="required", null=True, brief=True, sort=True, filter=True, index=True),
         volume_size_gib=whole(wire="size", brief=True, sort=True, filter=True),
         status=text(32, brief=True, sort=True, filter=True),
         metadata=Field(
@@ -50,7 +50,7 @@ SNAPSHOT = Noun(
         updated_at=time(brief=True, sort=True),
         user_id=text(64, since=v("3.41"), brief=True),
         progress=computed(
-            _details(lambda row: "100%" if row["status"] == "available" else "0%"),
+            _details(lambda row: row["told_progress"] or ("100%" if row["status"] == "available" else "0%")),
             wire="os-extended-snapshot-attributes:progress",
         ),
         project=computed(_details(lambda row: row["project_id"]), wire="os-extended-snapshot-attributes:project_id"),
@@ -61,6 +61,7 @@ SNAPSHOT = Noun(
         seen=flag(default=False, hidden=True),
         fault=text(65535, hidden=True),
         forced_status=text(32, hidden=True),
+        told_progress=text(8, hidden=True),
     ),
     dict(list="reader", show="reader", create="member", update="member", delete="member"),
     detail=True,
@@ -130,6 +131,23 @@ STATUSES = ("available", "error", "creating", "deleting", "error_deleting")
 @SNAPSHOT.verb("os-reset_status", "admin", body=Object({"status": Member(Choice(STATUSES, lower=True), required=True)}))
 def reset_status(ctx: Ctx, row: Row, body: Row) -> None:
     ctx.tx.update(SNAPSHOT, row, forced_status=None if body["status"] == row["status"] else body["status"])
+
+
+TOLD = Object({"status": Member(Choice(STATUSES), required=True), "progress": Member(Text(4, 0, "[0-9]{1,3}%"))})
+NEXT = {
+    "creating": ("creating", "available", "error"),
+    "deleting": ("deleting", "error_deleting"),
+}
+
+
+@SNAPSHOT.verb("os-update_snapshot_status", "member", body=TOLD)
+def update_status(ctx: Ctx, row: Row, body: Row) -> None:
+    """What somebody else who makes or removes the snapshot says of it."""
+    if body["status"] not in NEXT.get(row["status"], ()):
+        raise Fault(
+            "invalid", f"Provided snapshot status {body['status']} is not allowed for one that is {row['status']}."
+        )
+    ctx.tx.update(SNAPSHOT, row, forced_status=body["status"], told_progress=body.get("progress"))
 
 
 @SNAPSHOT.verb("os-force_delete", "admin")

@@ -4,7 +4,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from trilith.kernel.declare import Field, Noun, computed, flag, ident, json, text
+from trilith.kernel.declare import ABSENT, Field, Noun, computed, flag, ident, json, text
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Flag, MapOf, Member, Object, Text
 from trilith.kernel.request import Ctx
@@ -48,10 +48,10 @@ TYPE = Noun(
             kind=Flag(),
             stored=False,
             create="optional",
-            show=lambda row, ctx: row["is_public"],
+            show=lambda row, ctx: ABSENT if ctx.method == "PUT" else row["is_public"],
             wire="os-volume-type-access:is_public",
         ),
-        qos_specs_id=computed(lambda row, ctx: None),
+        qos_specs_id=computed(lambda row, ctx: None if ctx.method == "GET" else ABSENT, see="admin"),
         extra_specs=json(create="optional", default=dict),
     ),
     dict(list="reader|anyone", show="reader|anyone", create="admin", update="admin", delete="admin"),

@@ -233,7 +233,8 @@ def _detach(ctx: Ctx, row: Row, attachment_id: str | None) -> None:
         if not found:
             raise Fault("missing", f"Volume attachment could not be found with id: {attachment_id}.")
     for attachment in found:
-        if attachment["server_id"] and ctx.tx.one(SERVER, id=attachment["server_id"], deleting=False) is not None:
+        server = ctx.tx.one(SERVER, id=attachment["server_id"], deleting=False) if attachment["server_id"] else None
+        if server is not None and any(disk.get("volume_id") == row["id"] for disk in server["disks"]):
             raise Fault("conflict", f"Detach the volume from server {attachment['server_id']} through the compute API.")
         ctx.tx.delete(ATTACHMENT, attachment)
     sum_up(ctx.tx, row)
