@@ -77,8 +77,7 @@ def up(state: State, asked: Asked, say: Say) -> Settings:
         else:
             settings = _settled(state, asked)
             say(f"Trilith cloud {settings.cloud_id} at {state.root}")
-            _end_leftovers(state, settings)
-            _check_machine(state, settings)
+            _check_machine(state, settings, patience_s=_end_leftovers(state, settings))
             state.write_settings(settings)
             state.make_secrets(settings)
             _start_supervisor(state)
@@ -284,13 +283,17 @@ def _addresses() -> list[tuple[str, ipaddress.IPv4Address]]:
 # --- checks before anything starts
 
 
-def _end_leftovers(state: State, settings: Settings) -> None:
-    """What a killed supervisor left behind and the next would end, ends now: it may still hold a port."""
+def _end_leftovers(state: State, settings: Settings) -> float:
+    """What a killed supervisor left behind and the next would end, ends now: it may still hold a port. Returns how
+    long, in seconds, a port may be waited for: none where nothing was left."""
+    if not supervisor.remembered(state):
+        return 0.0
     lasting = {unit.name for unit in units(state, settings) if unit.survives}
     with locked(state.supervisor_lock) as mine:
         for record in supervisor.remembered(state) if mine else []:
             if record["name"] not in lasting:
                 proc.end_session(record["pid"], state.root, grace_s=supervisor.STOP_S)
+    return supervisor.STOP_S + 1
 
 
 def _check_place(state: State) -> None:
@@ -306,11 +309,12 @@ def _check_place(state: State) -> None:
         raise Problem(f"{state.root} cannot be written. Give a directory of yours: trilith up --state DIR")
 
 
-def _check_machine(state: State, settings: Settings) -> None:
+def _check_machine(state: State, settings: Settings, patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
     for port in (settings.port, settings.hub_port):
         try:
-            with socket.create_server((settings.listen, port), family=_family(settings.listen)):
-                pass
+            while not _is_free(settings.listen, port, deadline):
+                time.sleep(0.05)
         except OSError as error:
             again = f"trilith up --port {settings.port + 10}"
             if state.root != default_root():
@@ -334,6 +338,17 @@ def _check_machine(state: State, settings: Settings) -> None:
                 f"Interface {link} has {address}, which is in this cloud's public network {settings.public_cidr}. "
                 "If it is another cloud's, stop that with trilith down; then: trilith up"
             )
+
+
+def _is_free(address: str, port: int, deadline: float) -> bool:
+    """OSError where it is taken and time is up."""
+    try:
+        with socket.create_server((address, port), family=_family(address)):
+            return True
+    except OSError:
+        if time.monotonic() > deadline:
+            raise
+        return False
 
 
 def _check_address(text: str) -> None:

@@ -25,7 +25,7 @@ def compute_hosts(tx: Tx) -> list[Row]:
     return sorted((h for h in tx.rows(HOST) if "compute" in h["roles"]), key=lambda h: h["number"])
 
 
-def _services(ctx: Ctx) -> list[Row]:
+def all_services(ctx: Ctx) -> list[Row]:
     aggregates = ctx.tx.rows(AGGREGATE)
     found = []
     for host in sorted(ctx.tx.rows(HOST), key=lambda h: h["number"]):
@@ -61,7 +61,7 @@ def list_services(ctx: Ctx) -> Row:
     unknown = ctx.query.keys() - {"host", "binary"}
     if unknown and ctx.at >= ctx.service.wire.strict_query_since:
         raise Fault("invalid", f"Additional properties are not allowed ('{sorted(unknown)[0]}' was unexpected)")
-    views = [_view(ctx, service) for service in _services(ctx)]
+    views = [_view(ctx, service) for service in all_services(ctx)]
     for name in ("host", "binary"):
         if (wanted := ctx.one(name)) is not None:
             views = [view for view in views if view[name] == wanted]
@@ -131,7 +131,7 @@ def change(ctx: Ctx) -> Row:
 def _compute_service(ctx: Ctx) -> Row:
     key = ctx.path["service_id"]
     name = "id" if ctx.at >= UUIDS_SINCE else "number"
-    service = next((each for each in _services(ctx) if str(each[name]) == key), None)
+    service = next((each for each in all_services(ctx) if str(each[name]) == key), None)
     if service is None:
         raise Fault("missing", f"Service {key} could not be found.")
     if service["binary"] != "nova-compute":

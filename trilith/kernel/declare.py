@@ -167,10 +167,12 @@ class Service:
         versions: VersionRange | None = None,
         project_in_path: bool = False,
         listed: bool = True,
+        plain_prefix: str = "",
     ) -> None:
         self.name, self.type, self.prefix, self.wire = name, type_, prefix, wire
         self.versions = versions
         self.project_in_path = project_in_path
+        self.plain_prefix = plain_prefix  # where the same is served to those who know no microversions
         self.nouns: list[Noun] = []
         self.routes: list[Route] = []
         self.quotas: dict[str, Quota] = {}

@@ -76,6 +76,10 @@ class App:
             if environ.get(name):
                 headers[name.replace("_", "-").lower()] = environ[name]
         path = environ["PATH_INFO"].encode("latin-1", "replace").decode("utf-8", "replace")
+        for service in SERVICES:
+            if service.plain_prefix and path.startswith(f"{service.plain_prefix}/") and len(split_path(path)) > 2:
+                path = service.prefix + path.removeprefix(service.plain_prefix)
+                headers = {k: value for k, value in headers.items() if not k.endswith("api-version")}
         scheme = headers.get("x-forwarded-proto", environ.get("wsgi.url_scheme", "http"))
         parts = split_path(path)
         query: dict[str, list[str]] = {}

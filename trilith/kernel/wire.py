@@ -235,6 +235,7 @@ def sortable(noun: "Noun") -> list[str]:
 
 
 class ComputeWire(Wire):
+    empty_id_is_missing = True
     strict_query_since = (2, 75)
 
     def headers(self, ctx: "Ctx") -> list[tuple[str, str]]:

@@ -46,7 +46,7 @@ def pools(ctx: Ctx) -> Row:
             disk = host["inventory"]
             pool["capabilities"] = DRIVER | {
                 "total_capacity_gb": disk.get("disk_gib", "unknown"),
-                "free_capacity_gb": disk.get("free_disk_gib", "unknown"),
+                "free_capacity_gb": disk.get("disk_free_gib", "unknown"),
                 "allocated_capacity_gb": _sum(ctx, VOLUME.c.size_gib, VOLUME.c.host == host["name"]),
                 "reserved_percentage": 0,
                 "QoS_support": False,
