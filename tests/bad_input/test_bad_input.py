@@ -1,9 +1,12 @@
 """Whatever is sent: a clear error in the service's own shape, nothing changed, nothing left over, nobody harmed."""
 
 import json
+import resource
+import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -362,8 +365,6 @@ def test_an_upload_that_breaks_off(target: Target, image: Callable[[str], str], 
         sent = send(target.cloud.port, announced, [b"x" * MIB] * 3, 5, half_close=True)
         assert sent.answer is None or 400 <= sent.answer.status < 500
     else:
-        import socket
-
         with socket.create_connection(("127.0.0.1", target.cloud.port)) as connection:
             connection.sendall(announced + b"x" * MIB)
             time.sleep(0.2)
@@ -375,22 +376,47 @@ def test_an_upload_that_breaks_off(target: Target, image: Callable[[str], str], 
     assert status_of(target, key) == "active"
 
 
-@pytest.mark.parametrize("where", ["file", "stage"])
-def test_no_room(target: Target, image: Callable[[str], str], where: str) -> None:
-    """The disk is full (no file may grow further): the caller is told, and nothing is left."""
-    import resource
-
-    key, limit = image("raw"), 8 * MIB
+@contextmanager
+def no_file_larger(target: Target, limit_bytes: int) -> Iterator[None]:
+    """For the API's workers it is as if the disk were full."""
     before = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in target.workers()}
     try:
         for pid, (_, most) in before.items():
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, most))
-        answer = upload(target, key, b"x" * (12 * MIB), where)
-        assert answer.status == 413, answer.content
-        check("image", answer.status, answer.content)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit_bytes, most))
+        yield
     finally:
         for pid, limits in before.items():
             resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("where", ["file", "stage"])
+def test_no_room(target: Target, image: Callable[[str], str], where: str) -> None:
+    """The disk is full (no file may grow further): the caller is told, and nothing is left."""
+    key = image("raw")
+    with no_file_larger(target, 8 * MIB):
+        answer = upload(target, key, b"x" * (12 * MIB), where)
+        assert answer.status == 413, answer.content
+        check("image", answer.status, answer.content)
     assert status_of(target, key) == "queued"
     assert target.uploads() == []
     assert upload(target, key, b"x" * 1000).status == 204
+
+
+@every_service
+def test_no_room_for_the_database(target: Target, service: str) -> None:
+    """Nothing can be written at all: 503, try again; and as soon as there is room, all is well."""
+    path, envelope = CREATE[service]
+    inner: dict[str, Any] = {"name": "n"} | ({"size": 1} if service == "volume" else {})
+    if service == "compute":
+        inner["public_key"] = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMvQ0tSPxqF2jxOnzdUEJmNV3nM7sKDgNSdHLLsbuaCu me@here"
+    body = inner if envelope is None else {envelope: inner}
+    with no_file_larger(target, 1):
+        answer = target.cloud.call("POST", path, target.admin, body, timeout_s=30)
+        assert answer.status == 503, answer.content
+        assert "retry-after" in answer.headers
+        check(service, answer.status, answer.content)
+        assert target.cloud.call("GET", path, target.admin).status == 200  # reading goes on
+    answer = target.cloud.call("POST", path, target.admin, body)
+    assert answer.status in (200, 201, 202), answer.content
+    made = answer.json if envelope is None else answer.json[envelope]
+    remove(target, f"{path}/{made['name'] if service == 'compute' else made['id']}")

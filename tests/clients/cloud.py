@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 OPENSTACK = ROOT / ".venv-clients/bin/openstack"
-SSH = ("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR")
+SSH: tuple[str, ...] = ("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR")
 SSH += ("-o", "ConnectTimeout=3", "-o", "BatchMode=yes")
 
 

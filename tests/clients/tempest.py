@@ -63,7 +63,7 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
         "compute-feature-enabled": {
             "resize": "true",
             "console_output": "true",
-            "vnc_console": "true",
+            "vnc_console": str(not cloud.fake).lower(),
             "serial_console": "false",
             "suspend": "true",
             "pause": "true",
@@ -88,7 +88,7 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
         "validation": {
             "run_validation": str(not cloud.fake).lower(),  # pretended machines have no one to log in to
             "image_ssh_user": "root",
-            "connect_method": "floating",
+            "connect_method": "fixed" if cloud.fake else "floating",
             "ssh_timeout": "180",
             "ping_timeout": "120",
             "ssh_key_type": "ecdsa",

@@ -9,6 +9,8 @@ import pytest
 
 from tests.clients.cloud import Cloud, until
 from tests.clients.stage import (
+    COMPUTE,
+    VOLUME,
     Doc,
     Machine,
     Stage,
@@ -119,6 +121,29 @@ def test_down_and_up(cloud: Cloud, machine: Machine, volume: Doc) -> None:
     assert machine.run("cat /root/file") == "kept"
     assert machine.read(machine.device(volume), len(MARK)) == MARK
     assert "172.24." in json.dumps(addresses)
+
+
+def test_killed_while_building_and_deleting(cloud: Cloud, stage: Stage, machine: Machine) -> None:
+    """Whatever is cut off, the next one goes on with: nothing is stuck, nothing is left."""
+    before = qemu_processes(cloud)
+    volumes = [stage.make(f"{VOLUME}/volumes", volume={"size": 1}) for _ in range(3)]
+    machines = [stage.machine(f"many{n}") for n in range(3)]
+    for name in ("agent", "ovsdb-server", "controller", "api"):
+        kill(cloud, name)
+    for one, volume in zip(machines, volumes, strict=True):
+        one.ready()
+        stage.volume_is(volume["id"], "available")
+        stage.make(f"{one.path}/os-volume_attachments", volumeAttachment={"volumeId": volume["id"]})
+    kill(cloud, "agent")
+    for volume in volumes:
+        stage.volume_is(volume["id"], "in-use")
+    for one in machines:
+        stage.call("DELETE", one.path)
+    kill(cloud, "agent")
+    until(lambda: stage.get(f"{COMPUTE}/servers?name=many") == [], 60, "servers deleted")
+    for volume in volumes:
+        stage.volume_is(volume["id"], "available")
+    until(lambda: qemu_processes(cloud) == before, 20, "their processes gone")
 
 
 def test_nothing_is_left(cloud: Cloud, stage: Stage, machine: Machine) -> None:

@@ -108,7 +108,7 @@ def test_a_process_that_always_fails_is_tried_ever_more_slowly(running: Running)
         os.kill(pid, signal.SIGKILL)
         eventually(lambda pid=pid: running.pid("late") not in (0, pid), "a new process")  # type: ignore[misc]
         times.append(time.monotonic() - killed)
-    assert times[0] < 0.2 < 0.4 < times[3]
+    assert times[0] < times[3] > 0.4  # 50, 100, 200, 400 ms and what the machine adds
 
 
 def test_after_kill_9_of_the_supervisor_the_next_one_takes_over(running: Running) -> None:

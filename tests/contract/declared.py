@@ -10,7 +10,6 @@ from functools import cache
 import trilith
 from trilith.cluster import api  # noqa: F401 - the program's own paths
 from trilith.kernel.declare import Field, Noun, Route, Service, Verb
-from trilith.kernel.policy import Principal
 from trilith.kernel.versions import OLDEST, Version, text
 
 PACKAGES = ("identity", "image", "compute", "network", "volume", "placement")
@@ -140,8 +139,3 @@ def boundaries(noun: Noun) -> list[Version | None]:
     for item in noun.fields.values():
         found |= {item.since, (item.until[0], item.until[1] + 1)}
     return [at for at in sorted(found) if oldest <= at <= newest]
-
-
-@cache
-def sees_everything() -> Principal:
-    return Principal(user_id="root", roles=frozenset({"admin"}))

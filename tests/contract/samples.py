@@ -8,6 +8,7 @@ from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Bad, Either, Json, Kind, ListOf, MapOf, Object
 from trilith.kernel.versions import Version
 
+KEY, TAG = "a-key", "a-tag"  # that specimens have, and that paths name
 SOME_ID = str(uuid.UUID(int=0xC0DE))
 CANDIDATES: tuple[Any, ...] = (
     "a",
@@ -66,7 +67,7 @@ def good(kind: Kind, at: Version) -> Any:
     if isinstance(kind, ListOf):
         return [good(kind.of, at) for _ in range(max(kind.least, 1))]
     if isinstance(kind, MapOf):
-        return {"k": good(kind.value, at)}
+        return {KEY: good(kind.value, at)}
     if isinstance(kind, Either):
         return good(kind.kinds[0], at)
     for value in kind.options if hasattr(kind, "options") else CANDIDATES:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tests.contract.samples import SOME_ID
+from tests.contract.samples import KEY, SOME_ID, TAG
 from trilith.cluster.bootstrap import named_id
 from trilith.identity.seed import fixed_id
 from trilith.kernel.declare import Noun
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Body = Callable[["Cloud", int], Row]
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMvQ0tSPxqF2jxOnzdUEJmNV3nM7sKDgNSdHLLsbuaCu me@here"
+SSH_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMvQ0tSPxqF2jxOnzdUEJmNV3nM7sKDgNSdHLLsbuaCu me@here"
 GUEST = named_id("image:guest")
 
 
@@ -83,6 +83,20 @@ def _snapshot_seen(cloud: "Cloud", row: Row) -> None:
     _volume_seen(cloud, {"id": row["volume_id"]})
 
 
+def _server_seen(cloud: "Cloud", row: Row) -> None:
+    """Its host reports that it runs."""
+
+    def report(tx: Any) -> None:
+        want = next(want for want in HOSTED["server"].wants(tx, "h1") if want["id"] == row["id"])
+        names = ("power", "boot_epoch", "soft_reboot_epoch", "root_epoch", "vcpus", "ram_mib", "rescue_image_id")
+        seen = {name: want[name] for name in names}
+        seen |= {"disks": [disk["device"] for disk in want["disks"]], "volumes": [], "volume_sizes_gib": {}, "nics": []}
+        seen |= {"snapshots_done": [], "snapshots_made": [], "started_at": now(), "error": None}
+        HOSTED["server"].report(tx, "h1", row["id"], want["generation"], seen, None)
+
+    cloud.store.run(report)
+
+
 def _new_volume(cloud: "Cloud", number: int) -> str:
     """An available volume of its own."""
     from trilith.volume.volumes import VOLUME
@@ -106,7 +120,7 @@ SPECIMENS: dict[str, Specimen] = {
     # identity
     "identity.domain": Specimen(named("domain", enabled=False), "admin"),
     "identity.role": Specimen(named("role"), "admin"),
-    "identity.project": Specimen(named("project", domain_id="default"), "admin"),
+    "identity.project": Specimen(named("project", domain_id="default", tags=[TAG]), "admin"),
     "identity.user": Specimen(named("user", domain_id="default", password="a-password"), "admin"),
     "identity.group": Specimen(named("group", domain_id="default"), "admin"),
     "identity.region": Specimen(lambda cloud, n: {"id": f"Region{n}"}, "admin"),
@@ -129,12 +143,12 @@ SPECIMENS: dict[str, Specimen] = {
         lambda cloud, n: {"id": f"rule{n}", "user_id": _person(cloud), "path": f"/{n}", "method": "GET"}, insert=True
     ),
     # image
-    "image.image": Specimen(named("image", disk_format="raw", container_format="bare")),
+    "image.image": Specimen(named("image", disk_format="raw", container_format="bare", tags=[TAG])),
     "image.task": Specimen(
         lambda cloud, n: {"id": f"{SOME_ID[:-3]}{n:03}", "image_id": cloud.rows["image.image"]["id"]}, insert=True
     ),
     # network
-    "network.network": Specimen(named("network")),
+    "network.network": Specimen(named("network", tags=[TAG])),
     "network.subnetpool": Specimen(
         lambda cloud, n: {"name": f"pool{n}", "prefixes": [f"10.{100 + n}.0.0/16"], "default_prefixlen": 24}
     ),
@@ -144,9 +158,10 @@ SPECIMENS: dict[str, Specimen] = {
             "network_id": cloud.rows["network.network"]["id"],
             "ip_version": 4,
             "cidr": f"10.99.{n}.0/24",
+            "tags": [TAG],
         }
     ),
-    "network.security_group": Specimen(named("group")),
+    "network.security_group": Specimen(named("group", tags=[TAG])),
     "network.security_group_rule": Specimen(
         lambda cloud, n: {
             "security_group_id": cloud.rows["network.security_group"]["id"],
@@ -156,8 +171,8 @@ SPECIMENS: dict[str, Specimen] = {
             "port_range_max": 1000 + n,
         }
     ),
-    "network.port": Specimen(named("port", network_id=the("network.network"))),
-    "network.router": Specimen(named("router")),
+    "network.port": Specimen(named("port", network_id=the("network.network"), tags=[TAG])),
+    "network.router": Specimen(named("router", tags=[TAG])),
     "network.floatingip": Specimen(
         lambda cloud, n: {"description": f"floating{n}", "floating_network_id": _new_external(cloud)}
     ),
@@ -170,9 +185,11 @@ SPECIMENS: dict[str, Specimen] = {
         }
     ),
     # volume
-    "volume.volume_type": Specimen(named("type", extra_specs={}), "admin"),
-    "volume.volume": Specimen(named("volume", size=1), ready=_volume_seen),
-    "volume.snapshot": Specimen(named("snapshot", volume_id=the("volume.volume")), ready=_snapshot_seen),
+    "volume.volume_type": Specimen(named("type", extra_specs={KEY: "v"}), "admin"),
+    "volume.volume": Specimen(named("volume", size=1, metadata={KEY: "v"}), ready=_volume_seen),
+    "volume.snapshot": Specimen(
+        named("snapshot", volume_id=the("volume.volume"), metadata={KEY: "v"}), ready=_snapshot_seen
+    ),
     "volume.transfer": Specimen(
         lambda cloud, n: {"name": f"transfer{n}", "volume_id": _new_volume(cloud, n)},
     ),
@@ -182,10 +199,13 @@ SPECIMENS: dict[str, Specimen] = {
     "volume.attachment": Specimen(lambda cloud, n: {"volume_uuid": _new_volume(cloud, 100 + n)}),
     # compute
     "compute.flavor": Specimen(named("flavor", ram=64, vcpus=1, disk=1), "admin"),
-    "compute.keypair": Specimen(named("key", type="ssh", public_key=KEY)),
+    "compute.keypair": Specimen(named("key", type="ssh", public_key=SSH_KEY)),
     "compute.server_group": Specimen(named("group", policy="anti-affinity")),
     "compute.aggregate": Specimen(named("aggregate"), "admin"),
-    "compute.server": Specimen(named("server", flavorRef="1", imageRef=GUEST, networks="none")),
+    "compute.server": Specimen(
+        named("server", flavorRef="1", imageRef=GUEST, networks="none", metadata={KEY: "v"}),
+        ready=_server_seen,
+    ),
     "compute.migration": Specimen(
         lambda cloud, n: {
             "id": f"{SOME_ID[:-3]}{n:03}",
@@ -203,8 +223,8 @@ SPECIMENS: dict[str, Specimen] = {
 # Values for what stands in braces in a path and is no column; ("operation", name) goes before ("", name). Others: an id
 # of nothing.
 PATHS: dict[tuple[str, str], Callable[["Cloud"], Any]] = {
-    ("", "tag"): lambda cloud: "a-tag",
-    ("", "key"): lambda cloud: "a-key",
+    ("", "tag"): lambda cloud: TAG,
+    ("", "key"): lambda cloud: KEY,
     ("", "name"): lambda cloud: "images",
     ("", "target"): lambda cloud: cloud.people["member"].project_id,
     ("", "project_id"): lambda cloud: cloud.people["member"].project_id,
@@ -230,6 +250,24 @@ PATHS: dict[tuple[str, str], Callable[["Cloud"], Any]] = {
     ("", "port_id"): the("network.port"),
     ("", "hypervisor_id"): lambda cloud: named_id("host:h1"),
 }
-BODIES: dict[str, Callable[["Cloud"], Any]] = {}  # for operations whose bodies cannot be derived
-QUERIES: dict[str, str] = {}
+ROUTER = "network.routers:PUT /networking/v2.0/routers/{id}"
+BODIES: dict[str, Callable[["Cloud"], Any]] = {  # of operations whose bodies cannot be derived
+    "compute.aggregates:add_host": lambda cloud: {"add_host": {"host": "h1"}},
+    "compute.servers:rebuild": lambda cloud: {"rebuild": {"imageRef": GUEST}},
+    "compute.servers:resize": lambda cloud: {"resize": {"flavorRef": "2"}},
+    "compute.servers:addSecurityGroup": lambda cloud: {"addSecurityGroup": {"name": "default"}},
+    "compute.servers:POST /compute/v2.1/servers/{id}/os-volume_attachments": lambda cloud: {
+        "volumeAttachment": {"volumeId": the("volume.volume")(cloud)}
+    },
+    "identity.regions:PUT /identity/v3/regions/{id}": lambda cloud: {"region": {"description": "d"}},
+    "image.images:PATCH /image/v2/images/{id}": lambda cloud: [{"op": "replace", "path": "/name", "value": "n"}],
+    f"{ROUTER}/add_router_interface": lambda cloud: {"subnet_id": the("network.subnet")(cloud)},
+    f"{ROUTER}/remove_router_interface": lambda cloud: {"subnet_id": the("network.subnet")(cloud)},
+    "network:PUT /networking/v2.0/quotas/{project_id}": lambda cloud: {"quota": {"port": 7}},
+    "volume.volumes:os-extend": lambda cloud: {"os-extend": {"new_size": 2}},
+    "volume.volumes:os-retype": lambda cloud: {"os-retype": {"new_type": "__DEFAULT__"}},
+    "volume.volumes:os-reset_status": lambda cloud: {"os-reset_status": {"status": "error"}},
+    "volume:PUT /volume/v3/os-quota-sets/{target}": lambda cloud: {"quota_set": {"volumes": 7}},
+    "volume:PUT /volume/v3/os-quota-class-sets/{name}": lambda cloud: {"quota_class_set": {"volumes": 7}},
+}
 BYTES = {f"image.images:PUT /image/v2/images/{{id}}/{where}" for where in ("file", "stage")}  # not JSON

@@ -26,6 +26,11 @@ def test_every_noun_has_a_specimen(cloud: Cloud) -> None:
     assert specimens.SPECIMENS.keys() <= declared.nouns().keys()
 
 
+def test_what_specimens_say_is_about_operations() -> None:
+    known = {operation.id for operation in declared.operations()}
+    assert specimens.BODIES.keys() | specimens.BYTES | {name for name, _ in specimens.PATHS if name} <= known
+
+
 def test_ids_are_unique() -> None:
     ids = [operation.id for operation in declared.operations()]
     assert sorted(ids) == sorted(set(ids))

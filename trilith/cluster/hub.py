@@ -215,7 +215,8 @@ class Hub:
                     where: dict[str, str] = await reply.json()
                     return where
                 if reply.status < 500:
-                    raise web.HTTPUnauthorized(text="This console's address has expired; ask for a new one.\n")
+                    # nothing after the head: clients that expect frames would take a text for one
+                    raise web.HTTPUnauthorized(text="", headers={"Connection": "close"})
         except (aiohttp.ClientError, TimeoutError) as error:
             log.warning("console tokens cannot be checked: %s", error)
         raise web.HTTPServiceUnavailable(text="The API is away; try again in a moment.\n")

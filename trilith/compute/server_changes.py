@@ -1,4 +1,4 @@
-"""What changes a server's substance: rebuild, resize, and images made of it."""
+"""What changes a server's substance: rebuild and resize."""
 
 import secrets
 from typing import Any
@@ -13,8 +13,7 @@ from trilith.compute.server_disks import check_image_fits, format_of, image_of, 
 from trilith.compute.server_requests import HOSTNAME, METADATA, NAME, USER_DATA, AccessAddress
 from trilith.compute.servers import SERVER, changed_view, wish
 from trilith.compute.versions import COMPUTE
-from trilith.image.images import IMAGE, make_image
-from trilith.image.images import delete as delete_image
+from trilith.image.images import IMAGE
 from trilith.kernel import quota
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Choice, Either, Flag, Id, ListOf, Member, Object, Text, Whole
@@ -22,7 +21,7 @@ from trilith.kernel.request import Ctx, Reply
 from trilith.kernel.versions import v
 
 Row = dict[str, Any]
-KEY_SINCE, USER_DATA_SINCE, NO_LOCATION_SINCE = v("2.54"), v("2.57"), v("2.45")
+KEY_SINCE, USER_DATA_SINCE = v("2.54"), v("2.57")
 
 REBUILD = Object(
     {
@@ -185,82 +184,3 @@ def revert_resize(ctx: Ctx, row: Row, body: Any) -> None:
     record(ctx, row, "revertResize")
     ask = Ask(old, row["project_id"], local_disk=row["image_id"] is not None)
     wish(ctx.tx, row, resize="reverting", claim=ask.amounts(), **_sized(row, old))
-
-
-# images of servers
-
-
-CREATE_IMAGE = Object({"name": Member(Text(255, 1, NAME), required=True), "metadata": Member(METADATA)})
-
-
-@SERVER.verb("createImage", "member", body=CREATE_IMAGE)
-def create_image(ctx: Ctx, row: Row, body: Row) -> Reply:
-    must(ctx, row, "createImage", "active", "stopped", "paused", "suspended")
-    metadata = body.get("metadata", {})
-    limit = quota.limits(ctx.tx, COMPUTE, row["project_id"])["metadata_items"]
-    if 0 <= limit < len(metadata):
-        raise Fault("over_quota", f"Quota exceeded for metadata_items: asked {len(metadata)} of {limit}.")
-    image = make_snapshot(ctx, row, body["name"], {"image_type": "snapshot"} | metadata)
-    record(ctx, row, "createImage")
-    return image_reply(ctx, image)
-
-
-def image_reply(ctx: Ctx, image: Row) -> Reply:
-    if ctx.at >= NO_LOCATION_SINCE:
-        return Reply({"image_id": image["id"]}, 202)
-    return Reply(None, 202, [("Location", f"{ctx.base_url}/image/v2/images/{image['id']}")])
-
-
-def make_snapshot(ctx: Ctx, row: Row, name: str, properties: Row) -> Row:
-    """An image that the server's host fills with the root disk."""
-    if row["image_id"] is None:
-        raise Fault("invalid", "The server boots from a volume: make a snapshot of the volume.")
-    inherited = {k: value for k, value in row["image_properties"].items() if k.startswith(("hw_", "os_", "img_"))}
-    own = {"instance_uuid": row["id"], "base_image_ref": row["image_id"], "user_id": row["user_id"]}
-    image = make_image(
-        ctx.tx,
-        ctx.new_id,
-        project_id=ctx.who.project_id or row["project_id"],
-        name=name,
-        disk_format="qcow2",
-        properties=inherited | own | properties,
-        min_disk_gib=row["flavor"]["disk_gib"],
-        min_ram_mib=int(row["image_properties"].get("min_ram", 0)),
-    )
-    wish(ctx.tx, row, snapshots=[*row["snapshots"], {"image_id": image["id"], "quiesce": False}])
-    return image
-
-
-BACKUP = Object(
-    {
-        "name": Member(Text(255, 1, NAME), required=True),
-        "backup_type": Member(Text(255), required=True),
-        "rotation": Member(Whole(0), required=True),
-        "metadata": Member(METADATA),
-    }
-)
-
-
-@SERVER.verb("createBackup", "member", body=BACKUP)
-def create_backup(ctx: Ctx, row: Row, body: Row) -> Reply:
-    """An image of which only the newest `rotation` of one type are kept."""
-    must(ctx, row, "createBackup", "active", "stopped", "paused", "suspended")
-    properties = body.get("metadata", {}) | {"image_type": "backup", "backup_type": body["backup_type"]}
-    _rotate(ctx, row, body["backup_type"], body["rotation"] - 1)
-    if body["rotation"] == 0:
-        return Reply(None, 202)
-    image = make_snapshot(ctx, row, body["name"], properties)
-    record(ctx, row, "createBackup")
-    return image_reply(ctx, image)
-
-
-def _rotate(ctx: Ctx, row: Row, kind: str, keep: int) -> None:
-    found = [
-        image
-        for image in ctx.tx.rows(IMAGE, project_id=row["project_id"])
-        if (image["extra"] or {}).get("instance_uuid") == row["id"]
-        and (image["extra"] or {}).get("backup_type") == kind
-        and image["status"] in ("queued", "saving", "active")
-    ]
-    for image in sorted(found, key=lambda image: image["created_at"])[: max(0, len(found) - max(keep, 0))]:
-        delete_image(ctx, image)

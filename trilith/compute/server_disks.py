@@ -7,9 +7,13 @@ size_gib`` (image), ``label size_gib | size_mib`` (blank), ``volume_id attached 
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.json import DecodeError, decode
+
+from trilith.compute.server_requests import DEVICES
 from trilith.image.images import usable_image
 from trilith.kernel.errors import Fault
 from trilith.kernel.request import Ctx, forbidden
+from trilith.kernel.versions import NEWEST
 
 Row = dict[str, Any]
 GIB = 1 << 30
@@ -19,6 +23,20 @@ BAD_BOOT = (
 )
 SHOWN_PROPERTIES = ("hw_", "os_", "img_", "trait:", "cpu_", "vmware_", "hypervisor_")
 MAX_DISKS = 24
+DEFINED = (
+    "source_type",
+    "destination_type",
+    "uuid",
+    "volume_id",
+    "snapshot_id",
+    "image_id",
+    "volume_size",
+    "volume_type",
+    "boot_index",
+    "device_name",
+    "delete_on_termination",
+    "tag",
+)  # what an image may say of a disk
 RAW = ("raw", "iso", "ami", "ari", "aki")
 
 
@@ -38,8 +56,10 @@ def lay_out(ctx: Ctx, flavor: Row, new: Row) -> Layout:
         message = "Using different block_device_mapping syntaxes is not allowed in the same request."
         raise Fault("invalid", message)
     devices = [_modern(each) for each in new["devices"] or []] + [_converted(each) for each in new["old_devices"] or []]
-    devices = [each for each in devices if "no_device" not in each]
     image = image_of(ctx, new["image_ref"]) if new["image_ref"] else None
+    if image is not None:
+        devices = _defined_by(image, devices) + devices
+    devices = [each for each in devices if "no_device" not in each]
     entries = [_entry(ctx, each) for each in devices]
     root = _root(ctx, flavor, image, entries)
     rest = [each for each in entries if each is not root]
@@ -68,10 +88,30 @@ def properties_of(image: Row) -> Row:
     return own | {"min_disk": str(image["min_disk_gib"] or 0), "min_ram": str(image["min_ram_mib"] or 0)}
 
 
+def _defined_by(image: Row, asked: list[Row]) -> list[Row]:
+    """The volumes that an image asks for by itself (see `server_images`), but for those that the request replaces."""
+    text = (image["extra"] or {}).get("block_device_mapping")
+    if not text:
+        return []
+    try:
+        found = decode(text, type=list[dict[str, Any]])
+    except DecodeError:
+        raise Fault("invalid", f"Image {image['id']} is unacceptable: its block_device_mapping is no list.") from None
+    own = [{name: each[name] for name in DEFINED if each.get(name) is not None} for each in found[: MAX_DISKS + 1]]
+    devices = [_modern(each) for each in DEVICES.check(own, "block_device_mapping", NEWEST)]
+    replaced = {each.get("device_name") for each in asked} - {None}
+    return [
+        each
+        for each in devices
+        if each["source_type"] != "blank" or each.get("destination_type") == "volume"  # the flavor's, not the image's
+        if each.get("device_name") not in replaced
+    ]
+
+
 def _modern(asked: Row) -> Row:
     for name, source in (("volume_id", "volume"), ("snapshot_id", "snapshot"), ("image_id", "image")):
-        if asked.get(name) and "source_type" not in asked:
-            asked = asked | {"source_type": source, "uuid": asked[name]}
+        if asked.get(name) and asked.get("source_type", source) == source:
+            asked = {"source_type": source, "uuid": asked[name]} | asked
     if "source_type" not in asked and "no_device" not in asked:
         raise Fault("invalid", "Block Device Mapping is Invalid: Missing source_type field")
     return asked
@@ -198,6 +238,8 @@ def check_ram(image: Row, flavor: Row) -> None:
 def check_image_fits(image: Row, flavor: Row) -> None:
     """400 unless a server of this flavor can start from the image."""
     check_ram(image, flavor)
+    if image["size_bytes"] == 0:
+        raise Fault("invalid", f"Image {image['id']} is unacceptable: it holds no data.")
     disk = flavor["disk_gib"]
     size_bytes = max(image["size_bytes"] or 0, image["virtual_size_bytes"] or 0)
     if disk and size_bytes > disk * GIB:

@@ -247,7 +247,18 @@ def create(ctx: Ctx, new: Row) -> Reply:
     group = find_group(ctx, hints.get("group"))
     amount = _fitting(ctx, flavor, least, most)
     _check_metadata_quota(ctx, new["metadata"])
-    ask = Ask(flavor, ctx.who.project_id or "", zone, host, group, hints, layout.hosts, layout.image_properties)
+    ask = Ask(
+        flavor,
+        ctx.who.project_id or "",
+        zone,
+        host,
+        group,
+        hints,
+        layout.hosts,
+        layout.image_properties,
+        local_disk=layout.image_id is not None,
+        roles=layout.roles,
+    )
     password = new["admin_pass"] or secrets.token_urlsafe(9)
     first = _wanted_row(ctx, new, flavor, layout, hints, group, password)
     if zone is not None:

@@ -35,6 +35,7 @@ Row = dict[str, Any]
 Condition = sa.ColumnElement[bool]
 METADATA = sa.MetaData()
 RETRY_FOR_S = 10.0
+NO_ROOM = ("disk is full", "disk I/O error")
 DEADLOCK = (1205, 1213, 1180, 1047, 2006, 2013)
 
 
@@ -189,7 +190,10 @@ class Store:
                 return self._once(work, write)
             except (OperationalError, Stale) as error:
                 if isinstance(error, OperationalError) and not _may_retry(error):
-                    raise
+                    if not any(words in str(error) for words in NO_ROOM):
+                        raise
+                    log.error("the database cannot be written: %s", error.orig)
+                    raise Unavailable("the database cannot be written now") from error
                 if time.monotonic() > give_up:
                     raise Unavailable("the database is busy") from error
                 tries += 1

@@ -126,6 +126,10 @@ def attachments_of(tx: Tx, server_ids: list[str]) -> list[Row]:
     return tx.rows(ATTACHMENT, server_id=server_ids) if server_ids else []
 
 
+def attachments_of_volumes(tx: Tx, volume_ids: list[str]) -> list[Row]:
+    return tx.rows(ATTACHMENT, volume_id=volume_ids) if volume_ids else []
+
+
 # the attachments API: for those who connect volumes by themselves
 @ATTACHMENT.on("create")
 def create(ctx: Ctx, new: Row) -> Row:

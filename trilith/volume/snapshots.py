@@ -1,5 +1,6 @@
 """Snapshots of volumes: a volume's content at one moment, kept beside it on its host."""
 
+from collections.abc import Callable
 from typing import Any
 
 from trilith.kernel import quota
@@ -7,6 +8,7 @@ from trilith.kernel.declare import ABSENT, Field, Noun, Quota, computed, flag, g
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Choice, Flag, MapOf, Member, Object, Text
 from trilith.kernel.request import Ctx
+from trilith.kernel.store import Tx
 from trilith.kernel.versions import v
 from trilith.volume import metadata
 from trilith.volume.versions import VOLUMES
@@ -83,19 +85,45 @@ def create(ctx: Ctx, new: Row) -> Row:
         raise Fault("invalid", message)
     if ctx.at >= v("3.66") and new.get("force") is False:
         raise Fault("invalid", "Since microversion 3.66 force may only be true, or better left out.")
-    quota.check(ctx.tx, VOLUMES, new["project_id"], gigabytes=volume["size_gib"])
-    given_ = {
-        "id": new["id"],
+    return make_snapshot(
+        ctx.tx,
+        lambda: new["id"],
+        volume,
+        user_id=ctx.who.user_id,
+        name=new["name"] if new["name"] is not None else new.get("display_name"),
+        description=new["description"] if new["description"] is not None else new.get("display_description"),
+        metadata=new["metadata"] or {},
+        counted=True,
+    )
+
+
+def make_snapshot(
+    tx: Tx,
+    new_id: Callable[[], str],
+    volume: Row,
+    *,
+    user_id: str,
+    name: str | None,
+    description: str | None = None,
+    metadata: dict[str, str] | None = None,
+    counted: bool = False,
+) -> Row:
+    """The wanted row of a snapshot; the volume's host makes it. `counted`: their number was checked already."""
+    quota.check(
+        tx, VOLUMES, volume["project_id"], gigabytes=volume["size_gib"], **({} if counted else {"snapshots": 1})
+    )
+    row = {
+        "id": new_id(),
         "project_id": volume["project_id"],
-        "user_id": ctx.who.user_id,
+        "user_id": user_id,
         "volume_id": volume["id"],
         "volume_size_gib": volume["size_gib"],
-        "name": new["name"] if new["name"] is not None else new.get("display_name"),
-        "description": new["description"] if new["description"] is not None else new.get("display_description"),
-        "metadata": new["metadata"] or {},
+        "name": name,
+        "description": description,
+        "metadata": metadata or {},
     }
-    ctx.tx.hint(f"host:{volume['host']}")
-    return ctx.tx.insert(SNAPSHOT, given_)
+    tx.hint(f"host:{volume['host']}")
+    return tx.insert(SNAPSHOT, row)
 
 
 @SNAPSHOT.on("update")
