@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import socket
 import subprocess
 import threading
 import time
@@ -206,6 +207,7 @@ class Machine:
         key = self.stage.key
         if through is None:
             assert self.floating is not None
+            until(partial(answers, self.floating, 22), for_s, f"an answer of {self.floating}")
             return ssh(self.floating, key, command, for_s)
         proxy = " ".join(["ssh", "-i", str(key), *SSH, "-W", "%h:%p", f"root@{through.floating}"])
         return ssh(self.address(), key, command, for_s, proxy=proxy)
@@ -244,6 +246,15 @@ class Machine:
     def detach(self, volume: Doc) -> None:
         self.stage.call("DELETE", f"{self.path}/os-volume_attachments/{volume['id']}")
         self.stage.volume_is(volume["id"], "available")
+
+
+def answers(address: str, port: int) -> bool:
+    """Whether somebody takes a TCP connection there."""
+    try:
+        with socket.create_connection((address, port), timeout=0.5):
+            return True
+    except OSError:
+        return False
 
 
 class Ticker:

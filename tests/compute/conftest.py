@@ -16,6 +16,7 @@ from trilith.drivers.ovs_fake import FakeHostNetwork
 from trilith.drivers.qemu_fake import FakeQemu
 from trilith.drivers.volume_files_fake import FakeVolumeFiles, empty_disk
 from trilith.image.images import IMAGE
+from trilith.kernel.errors import Unavailable
 from trilith.kernel.reconcile import Reconciler, converge, gone
 from trilith.kernel.store import Tx
 from trilith.placement.hosts import HOST, HOSTED, register
@@ -35,10 +36,13 @@ class StillImages:
 
     def __init__(self, directory: Path, cloud: "Cloud") -> None:
         self.file = directory / "image"
+        self.away = ""  # why images cannot be had
         self.file.write_bytes(empty_disk("qcow2", 1 << 30))
         self.cloud = cloud
 
     def path(self, image_id: str) -> Path:
+        if self.away:
+            raise Unavailable(self.away)
         return self.file
 
     def upload(self, image_id: str, path: Path) -> None:
@@ -55,12 +59,12 @@ class Cloud:
         self.api: Client = client(directory)
         self.store = self.api.app.store
         self.network_id = ""
-        images = StillImages(directory, self)
+        self.images = StillImages(directory, self)
         self.taps = FakeHostNetwork()
         self.qemu = FakeQemu(directory)
         self.reconcilers: list[Reconciler] = [
-            Volumes(FakeVolumeFiles(directory), images),
-            Machines(self.qemu, self.taps, images),
+            Volumes(FakeVolumeFiles(directory), self.images),
+            Machines(self.qemu, self.taps, self.images),
         ]
         self.store.run(self._rows)
 
@@ -70,7 +74,7 @@ class Cloud:
         for number, vcpus, ram_mib, disk_gib in (("1", 1, 512, 1), ("2", 2, 1024, 2), ("3", 64, 512, 1)):
             size = {"vcpus": vcpus, "ram_mib": ram_mib, "disk_gib": disk_gib, "swap_mib": 0, "ephemeral_gib": 0}
             tx.insert(FLAVOR, {"id": number, "name": f"f{number}", "is_public": True, "extra_specs": {}, **size})
-        image = {"id": IMAGE_ID, "name": "guest", "project_id": "pa", "visibility": "public", "phase": "active"}
+        image: Doc = {"id": IMAGE_ID, "name": "guest", "project_id": "pa", "visibility": "public", "phase": "active"}
         image |= {"disk_format": "qcow2", "container_format": "bare", "size_bytes": 1000, "tags": []}
         tx.insert(IMAGE, image | {"extra": {"os_distro": "debian"}})
 

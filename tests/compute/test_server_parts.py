@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
-from tests.client import ADMIN, SERVICE
-from tests.compute.conftest import IMAGE_ID, VOLUME, Cloud
+from tests.client import ADMIN, MEMBER, SERVICE
+from tests.compute.conftest import IMAGE_ID, NETWORK, VOLUME, Cloud
+from trilith.compute.server_wants import report
+from trilith.compute.servers import SERVER
+from trilith.network.ports import PORT
 
 
 def test_volumes(cloud: Cloud) -> None:
@@ -88,6 +91,27 @@ def test_interfaces(cloud: Cloud) -> None:
     assert cloud.post(path, {"interfaceAttachment": {"port_id": port, "net_id": port}}).status == 400
 
 
+def test_nobody_takes_a_machines_port_by_writing_a_device_id(cloud: Cloud) -> None:
+    from trilith.compute.server_wants import wants
+
+    key, other = cloud.server(), cloud.server(name="s2")
+    (mine,) = cloud.get(f"/servers/{key}/os-interface").json["interfaceAttachments"]
+    path = f"{NETWORK}/ports/{mine['port_id']}"
+    for who in (MEMBER, ADMIN):
+        for change in ({"device_id": other}, {"device_id": ""}, {"device_owner": "compute:elsewhere"}):
+            assert cloud.api.put(path, {"port": change}, who).status == 409, change
+    pretended = {"network_id": cloud.network_id, "device_id": key, "device_owner": "compute:nova"}
+    assert cloud.api.post(f"{NETWORK}/ports", {"port": pretended}, ADMIN).status == 201
+    cloud.store.run(lambda tx: tx.update(PORT, tx.get(PORT, mine["port_id"]), device_id=other))  # and if it were
+    nics = {
+        want["id"]: [nic["port_id"] for nic in want["nics"]] for want in cloud.store.read(lambda tx: wants(tx, "c1"))
+    }
+    assert nics[key] == [mine["port_id"]]
+    assert len(nics[other]) == 1
+    assert len(cloud.show(key)["addresses"]["net"]) == 1
+    assert [s["id"] for s in cloud.get(f"/servers?ip={mine['fixed_ips'][0]['ip_address']}$").json["servers"]] == [key]
+
+
 def test_metadata_and_tags(cloud: Cloud) -> None:
     key = cloud.server(metadata={"a": "1"})
     path = f"/servers/{key}/metadata"
@@ -128,6 +152,32 @@ def test_the_record_of_what_was_done(cloud: Cloud) -> None:
     assert cloud.get(path).status == 404
     actions = cloud.get(path, at="2.21").json["instanceActions"]
     assert [a["action"] for a in actions] == ["delete", "stop", "create"]
+
+
+def test_what_keeps_a_host_from_going_on_is_told(cloud: Cloud) -> None:
+    cloud.images.away = "The image store does not answer."
+    key = cloud.server()
+    path = f"/servers/{key}/os-instance-actions"
+
+    def event() -> dict[str, Any]:
+        newest = cloud.get(path).json["instanceActions"][0]["request_id"]
+        found: dict[str, Any] = cloud.get(f"{path}/{newest}", at="2.84").json["instanceAction"]["events"][0]
+        return found
+
+    assert cloud.status(key) == "BUILD"
+    assert (event()["result"], event()["details"]) == (None, "The image store does not answer.")
+    cloud.images.away = ""
+    cloud.settle()
+    assert cloud.status(key) == "ACTIVE"
+    assert (event()["result"], event()["details"]) == ("Success", None)
+    full = "The machine waits: its disk has no room or does not answer."
+    for error in (full, "else", None, full):
+        row = cloud.store.read(lambda tx: tx.get(SERVER, key))
+        seen = row["seen"] | {"error": error}
+        cloud.store.run(lambda tx: report(tx, "c1", key, row["wanted"], seen, None))  # noqa: B023
+    assert cloud.status(key) == "ACTIVE"
+    assert [a["action"] for a in cloud.get(path).json["instanceActions"]] == ["problem", "create"]
+    assert (event()["event"], event()["result"], event()["details"]) == ("compute_machine_problem", "Error", full)
 
 
 def test_consoles(cloud: Cloud) -> None:

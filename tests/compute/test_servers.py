@@ -210,6 +210,21 @@ def test_networks(cloud: Cloud) -> None:
     assert cloud.try_server(networks=...).status == 409
 
 
+def test_neighbours_know_it_by_its_name(cloud: Cloud) -> None:
+    def name_of(port_id: str) -> str:
+        return str(cloud.api.get(f"/networking/v2.0/ports/{port_id}").json["port"]["dns_name"])
+
+    cloud.server(name="Web 1")
+    assert [name_of(port["id"]) for port in cloud.ports()] == ["web-1"]
+    body = {"port": {"network_id": cloud.network_id}}
+    port = cloud.api.post("/networking/v2.0/ports", body).json["port"]["id"]
+    key = cloud.server(name="db", networks=[{"port": port}])
+    assert name_of(port) == "db"
+    cloud.delete(f"/servers/{key}")
+    cloud.settle()
+    assert name_of(port) == ""
+
+
 def test_changes(cloud: Cloud) -> None:
     key = cloud.server()
     answer = cloud.put(f"/servers/{key}", {"server": {"name": "other", "accessIPv4": "192.0.2.1"}})

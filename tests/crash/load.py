@@ -122,6 +122,7 @@ class User(threading.Thread):
         self.promises.made[image] = "image"
         self.wait("image", image, "active")
         self.delete("image", image)
+        self.idle(server)  # before that, nothing else can be asked of it
         self.wait("snapshot", snapshot, "available")
         self.delete("snapshot", snapshot)
         self.gone("snapshot", snapshot)
@@ -241,6 +242,13 @@ class User(threading.Thread):
         if answer.status != 200:
             raise Broken(f"showing {kind} {key}: {answer.status} {answer.content[:300]!r}")
         return str((answer.json if kind == "image" else answer.json[kind])["status"])
+
+    def idle(self, server: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while task := self.ask("GET", f"{PATHS['server']}/{server}").json["server"]["OS-EXT-STS:task_state"]:
+            if time.monotonic() > deadline:
+                raise Broken(f"server {server} stays in {task}")
+            time.sleep(0.1)
 
     def wait(self, kind: str, key: str, wanted: str) -> None:
         self._until(kind, key, lambda status: status == wanted, wanted)

@@ -1,5 +1,6 @@
 """The switch of a host: one suite, on the fake and on a real Open vSwitch."""
 
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,6 +100,21 @@ def test_a_metadata_namespace_that_is_half_there_is_completed(real: Lab) -> None
     real.network.ensure_metadata(net, moved)
     said = linux_net.ip("-n", name, "-br", "addr", "show", "dev", "eth0")
     assert set(said.split()[2:]) == {"10.0.0.3/24", "169.254.169.254/32"}
+    real.network.remove_metadata(net)
+
+
+def test_metadata_soon_forgets_who_had_an_address(real: Lab) -> None:
+    """The address of a deleted machine may be another's, with another MAC, a moment later."""
+    net = an_id("a network")
+    name = real.network.ensure_metadata(net, DOOR)
+    linux_net.ip("-n", name, "neigh", "replace", "10.0.0.9", "lladdr", MAC, "dev", "eth0", "nud", "reachable")
+
+    def forgotten() -> bool:
+        with linux_net.in_netns(name), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"are you there", ("10.0.0.9", 9))
+        return MAC not in linux_net.ip("-n", name, "neigh", "show", "10.0.0.9")
+
+    wait_for("the neighbour is forgotten", forgotten)
     real.network.remove_metadata(net)
 
 

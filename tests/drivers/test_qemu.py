@@ -288,7 +288,11 @@ def test_disks_of_the_machine_on_disk(real: Bench) -> None:
     driver = real.driver()
     home = driver.directory / SERVER
     swap = {"key": "swap0", "device": "vdb", "kind": "blank", "size_gib": 0, "size_mib": 8, "label": "swap0"}
-    driver.define(SERVER, machine(disks=[*machine()["disks"], swap]), real.image)
+    ephemeral = {"key": "ephemeral0", "device": "vdc", "kind": "blank", "size_gib": 1, "label": "ephemeral0"}
+    driver.define(SERVER, machine(disks=[*machine()["disks"], swap, ephemeral]), real.image)
+    ext4 = (home / "ephemeral0-0.raw").read_bytes()[1024:2048]  # the superblock
+    assert (ext4[56:58], ext4[120:136].rstrip(b"\0")) == (b"\x53\xef", b"ephemeral0")
+    assert (home / "ephemeral0-0.raw").stat().st_blocks * 512 < 100 * qemu_img.MIB
     assert qemu_img.qcow2_size_bytes(home / "root-0.qcow2") == qemu_img.GIB
     assert (home / "swap0-0.raw").read_bytes()[4086:4096] == b"SWAPSPACE2"
     real.image("img").unlink()  # evicted from the cache

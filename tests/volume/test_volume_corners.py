@@ -85,3 +85,21 @@ def test_pools_hosts_and_capabilities(api: Client, host: Host, tmp_path: Path) -
     shown = api.get(f"{V3}/os-hosts/h1@files", ADMIN).json["host"]
     assert [each["resource"]["volume_count"] for each in shown] == ["1", "1"]
     assert api.get(f"{V3}/os-hosts/h2", ADMIN).status == 404
+
+
+def test_private_type_is_for_those_who_were_let_in(api: Client) -> None:  # noqa: F811
+    new = {"volume_type": {"name": "own", "os-volume-type-access:is_public": False}}
+    kind = api.post(f"{V3}/types", new, ADMIN).json["volume_type"]["id"]
+    volume = {"volume": {"size": 1, "volume_type": kind}}
+    assert api.post(f"{V3}/volumes", volume).status == 404
+    assert api.post(f"{V3}/types/{kind}/action", {"addProjectAccess": {"project": "p1"}}, ADMIN).status == 202
+    assert api.post(f"{V3}/volumes", volume).status == 202
+
+
+def test_reserve_and_unreserve(api: Client, host: Host) -> None:  # noqa: F811
+    volume = make(api)
+    host.work()
+    assert act(api, volume, "os-reserve", {}) == 202
+    assert show(api, volume)["status"] == "attaching"
+    assert act(api, volume, "os-unreserve", {}) == 202
+    assert show(api, volume)["status"] == "available"

@@ -6,8 +6,6 @@ it without touching a machine.
 
 import json
 import logging
-import os
-import platform
 import signal
 import threading
 import time
@@ -16,6 +14,7 @@ from typing import Any
 
 from trilith.agent.console import Consoles
 from trilith.agent.host import build, switch
+from trilith.agent.inventory import inventory, versions
 from trilith.agent.metadata_networks import MetadataNetworks
 from trilith.agent.settings import AgentSettings
 from trilith.agent.source import HttpSource
@@ -25,7 +24,7 @@ from trilith.drivers.qemu import Qemu
 from trilith.drivers.qemu_fake import FakeQemu
 from trilith.kernel.errors import Unavailable
 from trilith.kernel.hints import Wake
-from trilith.kernel.reconcile import Doc, Runner
+from trilith.kernel.reconcile import Runner
 
 log = logging.getLogger(__name__)
 
@@ -94,13 +93,13 @@ def stop_machines(settings: AgentSettings) -> int:
 
 def _beat(settings: AgentSettings, source: HttpSource, ended: threading.Event) -> None:
     """A thread: heartbeats, three in each lease."""
-    inventory = _inventory(settings.directory) | (PRETENDED if settings.fake else {})
-    versions = {"python": platform.python_version()}
+    has = inventory(settings.directory) | (PRETENDED if settings.fake else {})
+    runs = versions(engines=not settings.fake)
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     pause_s = FIRST_TRIES_S
     while not ended.wait(pause_s):
         try:
-            lease_s = source.heartbeat(boot_id, inventory, versions)
+            lease_s = source.heartbeat(boot_id, has, runs)
         except Unavailable as error:
             log.debug("heartbeat not taken: %s", error)
             pause_s = FIRST_TRIES_S if source.epoch == 0 else 1.0
@@ -109,14 +108,3 @@ def _beat(settings: AgentSettings, source: HttpSource, ended: threading.Event) -
         temporary.write_text(json.dumps({"time": time.time(), "epoch": source.epoch}))
         temporary.rename(settings.heartbeat_file)
         pause_s = lease_s / 3
-
-
-def _inventory(directory: Path) -> Doc:
-    """What this host has in all, not what is free."""
-    disk = os.statvfs(directory)
-    return {
-        "vcpus": os.cpu_count() or 1,
-        "ram_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
-        "disk_gib": disk.f_frsize * disk.f_blocks // 2**30,
-        "booted_at_s": int(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)),
-    }

@@ -216,7 +216,9 @@ class Hub:
                     return where
                 if reply.status < 500:
                     # nothing after the head: clients that expect frames would take a text for one
-                    raise web.HTTPUnauthorized(text="", headers={"Connection": "close"})
+                    refusal = web.HTTPUnauthorized(text="")
+                    refusal.force_close()
+                    raise refusal
         except (aiohttp.ClientError, TimeoutError) as error:
             log.warning("console tokens cannot be checked: %s", error)
         raise web.HTTPServiceUnavailable(text="The API is away; try again in a moment.\n")

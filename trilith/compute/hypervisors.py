@@ -3,6 +3,8 @@
 import time
 from typing import Any
 
+from msgspec.json import encode
+
 from trilith.compute.scheduler import usage
 from trilith.compute.servers import servers_on
 from trilith.compute.services import compute_hosts
@@ -60,7 +62,7 @@ def _detailed(ctx: Ctx, host: Row, used: Row) -> Row:
     if ctx.at >= NO_STATISTICS_SINCE:
         return view | {"uptime": _uptime(host)}
     cpu: Any = host["inventory"].get("cpu_info", {})
-    return view | _amounts(host, used) | {"cpu_info": cpu if ctx.at >= OBJECT_CPU_SINCE else ""}
+    return view | _amounts(host, used) | {"cpu_info": cpu if ctx.at >= OBJECT_CPU_SINCE else encode(cpu).decode()}
 
 
 def _version(text: str) -> int:

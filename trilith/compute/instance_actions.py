@@ -1,5 +1,6 @@
 """What was done to a server, by whom, and how it ended. Actions outlive their server."""
 
+import uuid
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,8 +34,10 @@ EVENTS = {
     "detach_volume": "compute_detach_volume",
     "attach_interface": "compute_attach_interface",
     "detach_interface": "compute_detach_interface",
+    "problem": "compute_machine_problem",
 }
 NO_EVENT = ("lock", "unlock")
+PROBLEM = "problem"  # nobody's doing: the machine's
 
 
 def _since(ctx: Ctx, values: list[str]) -> sa.ColumnElement[bool] | None:
@@ -105,6 +108,24 @@ def finish(tx: Tx, server_id: str, fault: str | None = None, host: str | None = 
         changes: Row = {"finished_at": moment, "changed_at": moment, "result": result, "details": fault}
         message = None if fault is None else "Error"
         tx.update(ACTION, row, host=host or row["host"], message=message, **changes)
+
+
+def note(tx: Tx, server: Row, problem: str) -> None:
+    """What keeps a server's host from going on: told with what is being done, else as an action of its own."""
+    rows = unfinished(tx, server["id"])
+    if not rows:
+        newest = max(tx.rows(ACTION, server_id=server["id"]), key=lambda row: str(row["start_time"]), default=None)
+        rows = [newest if newest and newest["action"] == PROBLEM else _problem(tx, server)]
+    for row in rows:
+        tx.update(ACTION, row, details=problem, changed_at=now())
+
+
+def _problem(tx: Tx, server: Row) -> Row:
+    moment = now()
+    row = {name: server[name] for name in ("user_id", "project_id", "host")}
+    row |= {"id": str(uuid.uuid4()), "request_id": f"req-{uuid.uuid4()}", "server_id": server["id"], "action": PROBLEM}
+    row |= {"start_time": moment, "finished_at": moment, "result": "Error", "message": "Error"}
+    return tx.insert(ACTION, row)
 
 
 def _events(ctx: Ctx, row: Row) -> list[Row]:

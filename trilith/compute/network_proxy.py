@@ -12,7 +12,7 @@ from trilith.kernel.request import Ctx
 from trilith.kernel.versions import v
 from trilith.network import floatingips
 from trilith.network.floatingips import FLOATING_IP
-from trilith.network.networks import NETWORK, usable_networks
+from trilith.network.networks import NETWORK
 from trilith.network.ports import PORT, ports_of
 from trilith.network.versions import NETWORKING
 
@@ -28,9 +28,7 @@ UNKNOWN = (
 
 
 def _networks(ctx: Ctx) -> list[Row]:
-    if ctx.who.is_admin:
-        return ctx.tx.rows(NETWORK)
-    return usable_networks(ctx.tx, str(ctx.who.project_id), False)
+    return ctx.tx.rows(NETWORK, NETWORK.scope(ctx))
 
 
 def _network(ctx: Ctx) -> Row:

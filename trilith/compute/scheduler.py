@@ -35,6 +35,7 @@ class Ask:
     image_properties: Row = field(default_factory=dict)
     server_id: str | None = None  # when it moves: its own claim does not count
     local_disk: bool = True
+    roles: frozenset[str] = frozenset({"compute"})
 
     def amounts(self) -> Row:
         swap_gib = -(-self.flavor["swap_mib"] // 1024)
@@ -191,6 +192,7 @@ def _aggregate_projects(host: Row, ask: Ask, world: World) -> bool:
 FILTERS: dict[str, Callable[[Row, Ask, World], bool]] = {
     "up and enabled": _alive,
     "asked host": _asked_host,
+    "roles": lambda host, ask, world: ask.roles <= set(host["roles"]),
     "zone": _zone,
     "vcpus": _room("vcpus", "vcpus", CPU_RATIO),
     "ram": _room("ram_mib", "ram_mib", RAM_RATIO),

@@ -7,7 +7,8 @@ size_gib`` (image), ``label size_gib | size_mib`` (blank), ``volume_id attached 
 from dataclasses import dataclass, field
 from typing import Any
 
-from msgspec.json import DecodeError, decode
+from msgspec import DecodeError
+from msgspec.json import decode
 
 from trilith.compute.server_requests import DEVICES
 from trilith.image.images import usable_image
@@ -48,6 +49,12 @@ class Layout:
     image_id: str | None
     image_properties: Row = field(default_factory=dict)
     hosts: frozenset[str] | None = None
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """What a host has to be: new volumes are made where the machine is, whose host opens their files."""
+        makes_volumes = any(each["kind"] == "volume" and not each.get("host") for each in self.entries)
+        return frozenset({"compute", "storage"} if makes_volumes else {"compute"})
 
 
 def lay_out(ctx: Ctx, flavor: Row, new: Row) -> Layout:
@@ -337,6 +344,7 @@ def _make_volume(ctx: Ctx, server: Row, entry: Row, device: str) -> Row:
         image_id=entry.get("image_id"),
         snapshot_id=entry.get("snapshot_id"),
         volume_type=entry["volume_type"],
+        host=server["host"],
         is_admin=ctx.who.is_admin,
     )
     return attach_volume(ctx, server, volume, device, made_for=True)

@@ -133,7 +133,7 @@ def _address(version: int, since: Version) -> Filter:
         mine = None if ctx.who.is_admin else PORT.c.project_id == ctx.who.project_id
         rows = ctx.tx.rows(PORT, PORT.c.device_owner.startswith("compute:"), mine)
         found = {
-            row["device_id"]
+            row["machine_id"]
             for row in rows
             for ip in row["fixed_ips"] or []
             if (":" in ip["ip_address"]) == (version == 6) and pattern.search(ip["ip_address"])

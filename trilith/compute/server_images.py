@@ -26,7 +26,7 @@ from trilith.kernel.versions import v
 Row = dict[str, Any]
 NO_LOCATION_SINCE = v("2.45")
 INHERITED = ("hw_", "os_", "img_")
-NO_DATA = {
+NO_DATA: Row = {
     "size_bytes": 0,
     "checksum": hashlib.md5(b"", usedforsecurity=False).hexdigest(),
     "os_hash_algo": "sha512",

@@ -28,7 +28,7 @@ def expand(ctx: Ctx, rows: list[Row]) -> None:
     for row in rows:
         row["_single"] = single
         row["_addresses"] = found.get(row["id"], {})
-        of_server = [port for port in ports if port["device_id"] == row["id"]]
+        of_server = [port for port in ports if port["machine_id"] == row["id"]]
         row["_groups"] = [{"name": names[g]} for port in of_server for g in port["security_groups"] or [] if g in names]
         row["_host"] = hosts.get(row["host"] or "")
 

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from trilith.compute.instance_actions import ACTION, finish
+from trilith.compute.instance_actions import ACTION, finish, note
 from trilith.compute.migrations import MIGRATION, set_status
 from trilith.compute.server_documents import meta_data
 from trilith.compute.server_networks import leave_port
@@ -28,7 +28,7 @@ def wants(tx: Tx, host: str) -> list[Row]:
     rows = tx.rows(SERVER, host=host, deleted_at=None)
     ports: dict[str, list[Row]] = {}
     for port in ports_of(tx, [row["id"] for row in rows]) if rows else []:
-        ports.setdefault(port["device_id"], []).append(port)
+        ports.setdefault(port["machine_id"], []).append(port)
     ids = {disk["volume_id"] for row in rows for disk in row["disks"] if disk["kind"] == "volume"}
     volumes = {volume["id"]: volume for volume in tx.rows(VOLUME, id=ids)} if ids else {}
     every = [port for found in ports.values() for port in found]
@@ -119,6 +119,14 @@ def report(tx: Tx, host: str, key: str, generation: int, seen: Row | None, fault
         finish(tx, key, fault or "", host)
     elif row["task_state"] is None and not any(_moving(disk) for disk in row["disks"]):
         finish(tx, key, host=host)
+    problem = _problem(seen)
+    if problem is not None and problem != _problem(had["seen"]):
+        note(tx, row, problem)
+
+
+def _problem(seen: Row | None) -> str | None:
+    """Why the host cannot go on, or the machine cannot; it may pass by itself."""
+    return (seen or {}).get("error") or (seen or {}).get("waiting")
 
 
 def _give_up_snapshots(tx: Tx, row: Row, fault: str) -> None:
@@ -226,6 +234,8 @@ def _remove_without_host(tx: Tx, row: Row) -> None:
 
 def _give_up(tx: Tx, row: Row, action: Row) -> None:
     message = f"{action['action']} did not finish within {ACTION_S} s on host {row['host']}."
+    if action["details"]:
+        message += f" {action['details']}"
     if row["task_state"] in SNAPSHOT_TASKS:
         _give_up_snapshots(tx, row, message)
         return

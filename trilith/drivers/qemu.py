@@ -51,6 +51,7 @@ SHUTDOWN_REPEAT_S = 10.0  # a guest that is still booting misses the power butto
 LAUNCH_S = 30.0
 UNPLUG_S = 5.0
 COPY_S = 4 * 3600.0
+FORMAT_S = 300.0
 SOCKET_PATH_MAX = 107
 
 POWER = {
@@ -571,9 +572,7 @@ class Qemu:
         size_bytes = disk["size_mib"] * qemu_img.MIB if disk.get("size_mib") else disk["size_gib"] * qemu_img.GIB
         with open(part, "wb") as blank:
             blank.truncate(size_bytes)
-        mkswap = shutil.which("mkswap", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
-        if disk["key"].startswith("swap") and mkswap:
-            subprocess.run([mkswap, "-q", str(part)], capture_output=True, check=False)
+        _format(part, disk["key"])
         publish(part, file, self.owner)
 
     def _drop_unused(self, home: Path, spec: Doc) -> None:
@@ -880,6 +879,24 @@ def _require_reachable(directory: Path, uid: int, gid: int) -> None:
         bit = 0o100 if status.st_uid == uid else 0o010 if status.st_gid == gid else 0o001
         if not status.st_mode & bit:
             raise Refused(f"User {uid}, whom machines run as, cannot get through {parent}. Type: chmod a+x {parent}")
+
+
+def _format(file: Path, label: str) -> None:
+    """Make an empty local disk what its label says: ``swap0`` swap space, ``ephemeral<n>`` an ext4 file system."""
+    ext4 = ["mke2fs", "-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=1,lazy_journal_init=1"]
+    programs = {"swap": ["mkswap", "-q"], "ephemeral": ext4}
+    program = next((words for kind, words in programs.items() if label.startswith(kind)), None)
+    if program is None:
+        return
+    words = ["setpriv", "--pdeathsig", "KILL", *program, "-L", label, str(file)]
+    environment = {"PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin", "LC_ALL": "C"}
+    try:
+        subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, env=environment, timeout=FORMAT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error).encode()
+        raise Unavailable(f"The disk {label} cannot be formatted: {said.decode(errors='replace')[-300:]}") from error
 
 
 def _blank_spec() -> Doc:

@@ -204,7 +204,7 @@ def download(ctx: Ctx) -> Reply:
     row = ctx.store.read(find)
     if row["status"] == "deactivated" and not ctx.who.is_admin:
         raise Fault("forbidden", "The requested image has been deactivated. Image data download is forbidden.")
-    if row["phase"] != "active":
+    if row["phase"] != "active" or row["size_bytes"] == 0:
         return Reply(None, 204)
     return contents(ctx, row)
 

@@ -5,8 +5,8 @@ for the *next* acts only, performs them, and observes again. Backoff belongs to 
 can go on:
 nothing is remembered here that the rows and the world do not tell.
 
-Outcomes of a round: done; `Unavailable` (again later, with backoff); `Refused` (terminal: reported as a fault,
-not tried again until the want's generation changes).
+Outcomes of a round: done; `Unavailable` (again later, with backoff; the report says why, as ``waiting`` in what was
+seen); `Refused` (terminal: reported as a fault, not tried again until the want's generation changes).
 """
 
 import logging
@@ -93,7 +93,8 @@ def converge(reconciler: Reconciler, key: str, want: Doc, stop: Callable[[], boo
         return Outcome(seen, retry=True)
     except Unavailable as error:
         log.warning("again later: %s", error, extra={"kind": reconciler.kind, "key": key})
-        return Outcome(reconciler.observe(key), retry=True)
+        seen = reconciler.observe(key)
+        return Outcome(None if seen is None else {**seen, "waiting": str(error)}, retry=True)
     except Refused as error:
         log.error("refused: %s", error, extra={"kind": reconciler.kind, "key": key})
         return Outcome(reconciler.observe(key), fault=str(error))

@@ -171,12 +171,12 @@ def default_type(tx: Tx) -> Row:
     return row
 
 
-def find_type(tx: Tx, name_or_id: str | None) -> Row:
-    """The type that a creation asks for; the default one where it asks for none."""
+def find_type(tx: Tx, name_or_id: str | None, project_id: str | None = None, is_admin: bool = False) -> Row:
+    """The type that a creation asks for, if the project may use it; the default one where it asks for none."""
     if name_or_id is None:
         return default_type(tx)
     row = tx.one(TYPE, sa.or_(TYPE.c.id == name_or_id, TYPE.c.name == name_or_id))
-    if row is None:
+    if row is None or not (row["is_public"] or is_admin or tx.scalar(_access(row, project_id or ""))):
         raise Fault("missing", f"Volume type {name_or_id} could not be found.")
     return row
 

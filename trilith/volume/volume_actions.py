@@ -116,7 +116,7 @@ RETYPE = Object(
 @VOLUME.verb("os-retype", "member", body=RETYPE)
 def retype(ctx: Ctx, row: Row, body: Row) -> None:
     _must(row, "available", "in-use")
-    kind = find_type(ctx.tx, body["new_type"])
+    kind = find_type(ctx.tx, body["new_type"], ctx.who.project_id, ctx.who.is_admin)
     if kind["id"] == row["type_id"]:
         raise Fault("invalid", f"New volume_type same as original: {body['new_type']}.")
     ctx.tx.update(VOLUME, row, type_id=kind["id"])
@@ -156,12 +156,19 @@ def reset_status(ctx: Ctx, row: Row, body: Row) -> None:
 # for those who connect volumes by themselves, as compute services did before there were attachments
 @VOLUME.verb("os-reserve", "member")
 def reserve_(ctx: Ctx, row: Row, body: Any) -> None:
-    reserve(ctx.tx, ctx.new_id, row, server_id=None)
+    promised = reserve(ctx.tx, ctx.new_id, row, server_id=None)
+    ctx.tx.update(ATTACHMENT, promised, status="attaching")
+    sum_up(ctx.tx, row)
+
+
+def _promised(ctx: Ctx, row: Row) -> list[Row]:
+    """Attachments that ``os-reserve`` began and nobody has taken yet."""
+    return ctx.tx.rows(ATTACHMENT, volume_id=row["id"], status="attaching", server_id=None, host=None)
 
 
 @VOLUME.verb("os-unreserve", "member")
 def unreserve(ctx: Ctx, row: Row, body: Any) -> None:
-    for attachment in ctx.tx.rows(ATTACHMENT, volume_id=row["id"], status="reserved"):
+    for attachment in _promised(ctx, row):
         ctx.tx.delete(ATTACHMENT, attachment)
     sum_up(ctx.tx, row)
 
@@ -181,7 +188,8 @@ def attach_(ctx: Ctx, row: Row, body: Row) -> None:
     if bool(body.get("instance_uuid")) == bool(body.get("host_name")):
         raise Fault("invalid", "Invalid request to attach volume to an instance and a host: give one of them.")
     _must(row, "available", "reserved", "attaching", *(("in-use",) if row["multiattach"] else ()))
-    found = ctx.tx.one(ATTACHMENT, volume_id=row["id"], status="reserved")
+    promised = _promised(ctx, row) or ctx.tx.rows(ATTACHMENT, volume_id=row["id"], status="reserved")
+    found = promised[0] if promised else None
     found = found or reserve(ctx.tx, ctx.new_id, row, server_id=body.get("instance_uuid"))
     found = ctx.tx.update(
         ATTACHMENT,

@@ -274,15 +274,19 @@ def make_volume(
     availability_zone: str | None = None,
     metadata: dict[str, str] | None = None,
     multiattach: bool = False,
+    host: str | None = None,
     is_admin: bool = False,
     counted: bool = False,
 ) -> Row:
-    """The wanted row of a new volume; its host makes it. `counted`: the number of volumes was checked already."""
+    """The wanted row of a new volume; its host makes it. `host`: where it shall lie, unless its source says where.
+    `counted`: the number of volumes was checked already."""
     source: Row | None = None
     origin: Row | None = None
     bootable, image_metadata = False, None
     if image_id:
         image = usable_image(tx, project_id, is_admin, image_id)
+        if image["size_bytes"] == 0:
+            raise Fault("invalid", f"Invalid image: {image_id} holds no data to make a volume of.")
         least = max(image["min_disk_gib"] or 0, _gib(max(image["virtual_size_bytes"] or 0, image["size_bytes"] or 0)))
         size_gib = _at_least(size_gib, least, f"image {image_id}")
         source = {"kind": "image", "image_id": image_id, "image_format": image["disk_format"]}
@@ -304,8 +308,8 @@ def make_volume(
         bootable, image_metadata = origin["bootable"], origin["image_metadata"]
     if size_gib is None:
         raise Fault("invalid", "Invalid input received: 'size' is a required property")
-    host = origin["host"] if origin else None
-    kind = find_type(tx, volume_type)
+    host = origin["host"] if origin else host
+    kind = find_type(tx, volume_type, project_id, is_admin)
     quota.check(tx, VOLUMES, project_id, gigabytes=size_gib, **({} if counted else {"volumes": 1}))
     host = host or choose_host(tx, availability_zone)
     return tx.insert(
