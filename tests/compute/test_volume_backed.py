@@ -68,6 +68,10 @@ def test_a_server_of_such_an_image(cloud: Cloud) -> None:
     # no bytes: nothing else can be made of it
     body = {"volume": {"size": 2, "imageRef": image["id"]}}
     assert cloud.api.post(f"{VOLUME}/volumes", body).status == 400
+    newer = cloud.api.post(f"{VOLUME}/volumes", body, at="volume 3.46")
+    assert (newer.status, newer.json["volume"]["snapshot_id"]) == (202, snapshot_id)
+    cloud.settle()
+    cloud.api.delete(f"{VOLUME}/volumes/{newer.json['volume']['id']}")
     assert cloud.act(cloud.server(), "rebuild", {"imageRef": image["id"]}).status == 400
     # both go, the snapshot in between
     cloud.delete(f"/servers/{key}")

@@ -45,7 +45,7 @@ STEADY = {
 SIZES = [
     pytest.param(8, False, id="8-kills"),
     pytest.param(30, False, id="30-kills", marks=pytest.mark.long),
-    pytest.param(30, True, id="30-kills-real", marks=pytest.mark.long),
+    pytest.param(30, True, id="30-kills-real"),
 ]
 
 

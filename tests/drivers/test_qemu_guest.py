@@ -133,6 +133,7 @@ def test_a_guest_through_its_life(machines: Machines, directory: Path) -> None:
     more = want(disks=[*want()["disks"], volume], nics=[nic("one", 1), nic("two", 2)])
     reach(machines, more, guest_says(machines, "vda vdb eth0 eth1 lo"))
     reach(machines, want(), guest_says(machines, "vda eth0 lo"))
+    assert not qemu_img.in_use(path, "qcow2")  # what is seen detached is closed
     assert machines.known() == {SERVER}
     reach(machines, want(power="suspended"), lambda seen: seen["power"] == "suspended")
     reach(machines, want(), guest_says(machines, "vda eth0 lo"))

@@ -8,7 +8,7 @@ import pytest
 from tests.client import ADMIN, MEMBER, STRANGER, Client
 from tests.volume.test_volumes import NEW, V3, Host, act, api, host, make, show  # noqa: F401 - the fixtures
 from trilith.compute import servers  # noqa: F401 - its table is asked
-from trilith.volume import backends  # noqa: F401 - its routes
+from trilith.volume import backends, services  # noqa: F401 - their routes
 
 
 def test_type_is_shown_with_what_each_operation_shows(api: Client) -> None:  # noqa: F811
@@ -103,3 +103,15 @@ def test_reserve_and_unreserve(api: Client, host: Host) -> None:  # noqa: F811
     assert show(api, volume)["status"] == "attaching"
     assert act(api, volume, "os-unreserve", {}) == 202
     assert show(api, volume)["status"] == "available"
+
+
+def test_disabled_storage_host_gets_no_volumes(api: Client) -> None:  # noqa: F811
+    url, service = f"{V3}/os-services", {"host": "h1@files", "binary": "cinder-volume"}
+    assert api.put(f"{url}/disable-log-reason", service, ADMIN).status == 400
+    assert api.put(f"{url}/disable", service | {"host": "h2"}, ADMIN).status == 404
+    reason = service | {"disabled_reason": "full"}
+    assert api.put(f"{url}/disable-log-reason", reason, ADMIN).json["disabled_reason"] == "full"
+    assert api.get(url, ADMIN).json["services"][0]["status"] == "disabled"
+    assert make(api)["status"] == "error"
+    assert api.put(f"{url}/enable", service, ADMIN).json["status"] == "enabled"
+    assert make(api)["status"] == "creating"

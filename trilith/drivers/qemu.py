@@ -790,9 +790,16 @@ class Qemu:
             time.sleep(0.05)
 
     def _drop_nodes(self, live: Live, key: str) -> None:
+        """Close the disk's files. A device that was just unplugged holds them for a moment longer than it is seen."""
+        deadline = time.monotonic() + UNPLUG_S
         for name in (command.node(key), command.protocol_node(key)):
-            with contextlib.suppress(CommandError):  # not there
-                self._execute(live, "blockdev-del", {"node-name": name})
+            while name in self._sizes(live):
+                try:
+                    self._execute(live, "blockdev-del", {"node-name": name})
+                except CommandError as error:
+                    if time.monotonic() > deadline:
+                        raise Unavailable(f"The machine has not closed {name} yet.") from error
+                    time.sleep(0.05)
 
     def _save(self, live: Live, part: Path) -> None:
         self._execute(live, "stop")

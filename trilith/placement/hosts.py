@@ -38,6 +38,8 @@ HOST = Noun(
         availability_zone=text(255, default="nova"),
         disabled=flag(default=False),
         disabled_reason=text(255),
+        storage_disabled=flag(default=False),
+        storage_disabled_reason=text(255),
         forced_down=flag(default=False),
         inventory=json(default=dict),  # vcpus, ram_mib, disk_gib, hypervisor_version, cpu_info ...
         versions=json(default=dict),

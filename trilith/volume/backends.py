@@ -19,18 +19,18 @@ BACKEND = "files"
 DRIVER = {"vendor_name": VENDOR, "volume_backend_name": BACKEND, "storage_protocol": "file", "driver_version": "1.0"}
 
 
-def _storage_hosts(ctx: Ctx) -> list[Row]:
+def storage_hosts(ctx: Ctx) -> list[Row]:
     return [host for host in ctx.tx.rows(HOST) if "storage" in host["roles"]]
 
 
-def _seen(host: Row) -> str:
+def seen_at(host: Row) -> str:
     moment = datetime.fromtimestamp(host["seen_at_s"] or 0, UTC).replace(tzinfo=None)
     return moment.isoformat(timespec="microseconds")
 
 
 def _host(ctx: Ctx, name: str) -> Row:
     """The storage host of a name, a backend's name (host@backend) or a pool's (host@backend#pool)."""
-    found = [host for host in _storage_hosts(ctx) if host["name"] == name.partition("@")[0]]
+    found = [host for host in storage_hosts(ctx) if host["name"] == name.partition("@")[0]]
     if not found:
         raise Fault("missing", f"Host {name} could not be found.")
     return found[0]
@@ -40,7 +40,7 @@ def _host(ctx: Ctx, name: str) -> Row:
 def pools(ctx: Ctx) -> Row:
     detail = Flag().from_query(str(ctx.one("detail", "false")), "detail")
     found = []
-    for host in _storage_hosts(ctx):
+    for host in storage_hosts(ctx):
         pool: Row = {"name": f"{host['name']}@{BACKEND}#{BACKEND}"}
         if detail:
             disk = host["inventory"]
@@ -52,7 +52,7 @@ def pools(ctx: Ctx) -> Row:
                 "QoS_support": False,
                 "multiattach": False,
                 "thin_provisioning_support": True,
-                "timestamp": _seen(host),
+                "timestamp": seen_at(host),
             }
         found.append(pool)
     return {"pools": found}
@@ -81,14 +81,16 @@ def hosts(ctx: Ctx) -> Row:
             "control": ("cinder-scheduler", host["name"]),
             "storage": ("cinder-volume", f"{host['name']}@{BACKEND}"),
         }
-        for service, name in (parts[role] for role in parts if role in host["roles"]):
+        for role, (service, name) in parts.items():
+            if role not in host["roles"]:
+                continue
             shown = {
                 "host_name": name,
                 "service": service,
                 "zone": host["availability_zone"],
                 "service-status": "available" if is_up(host) else "unavailable",
-                "service-state": "disabled" if host["disabled"] else "enabled",
-                "last-update": _seen(host),
+                "service-state": "disabled" if role == "storage" and host["storage_disabled"] else "enabled",
+                "last-update": seen_at(host),
             }
             found.append(shown)
     return {"hosts": found}

@@ -1,6 +1,5 @@
-"""What a project may have and has: limits, quota sets and classes; what there is: zones, services, extensions."""
+"""What a project may have and has: limits, quota sets and classes; what there is: zones, extensions."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from trilith.kernel import quota
@@ -8,7 +7,7 @@ from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Flag, Member, Object, Whole
 from trilith.kernel.request import Ctx
 from trilith.kernel.versions import v
-from trilith.placement.hosts import HOST, is_up
+from trilith.placement.hosts import HOST
 from trilith.volume.versions import VOLUMES
 
 Row = dict[str, Any]
@@ -98,31 +97,6 @@ def set_class(ctx: Ctx) -> Row:
 def zones(ctx: Ctx) -> Row:
     names = sorted({h["availability_zone"] for h in ctx.tx.rows(HOST) if "storage" in h["roles"]}) or ["nova"]
     return {"availabilityZoneInfo": [{"zoneName": name, "zoneState": {"available": True}} for name in names]}
-
-
-@VOLUMES.route("GET", "/os-services", "admin")
-def services(ctx: Ctx) -> Row:
-    found = []
-    for host in ctx.tx.rows(HOST):
-        binary = "cinder-volume"
-        if "storage" not in host["roles"] or ctx.one("binary", binary) != binary:
-            continue
-        name = f"{host['name']}@files"
-        if ctx.one("host", name) not in (name, host["name"]):
-            continue
-        seen = datetime.fromtimestamp(host["seen_at_s"] or 0, UTC).replace(tzinfo=None)
-        found.append(
-            {
-                "binary": binary,
-                "host": name,
-                "zone": host["availability_zone"],
-                "status": "disabled" if host["disabled"] else "enabled",
-                "state": "up" if is_up(host) else "down",
-                "disabled_reason": host["disabled_reason"],
-                "updated_at": seen.isoformat(timespec="microseconds"),
-            }
-        )
-    return {"services": found}
 
 
 @VOLUMES.route("GET", "/extensions", "anyone")

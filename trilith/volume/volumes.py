@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from msgspec import DecodeError
+from msgspec.json import decode
 
 from trilith.image.images import usable_image
 from trilith.kernel import quota
@@ -232,6 +234,8 @@ def create(ctx: Ctx, new: Row) -> Row:
     for name in ("snapshot_id", "source_volid"):
         if new.get(name):
             ctx.find(_snapshots() if name == "snapshot_id" else VOLUME, new[name])
+    if new.get("image_ref") and ctx.at >= v("3.46") and (snapshot_id := _boot_snapshot(ctx, new["image_ref"])):
+        new |= {"snapshot_id": snapshot_id, "image_ref": None}
     return make_volume(
         ctx.tx,
         lambda: new["id"],
@@ -250,6 +254,21 @@ def create(ctx: Ctx, new: Row) -> Row:
         is_admin=ctx.who.is_admin,
         counted=True,
     )
+
+
+def _boot_snapshot(ctx: Ctx, image_id: str) -> str | None:
+    """What to make a volume of where an image has no data: it is of a server that booted from a volume."""
+    image = usable_image(ctx.tx, ctx.who.project_id, ctx.who.is_admin, image_id)
+    text = (image["extra"] or {}).get("block_device_mapping")
+    if image["size_bytes"] != 0 or not text:
+        return None
+    try:
+        mapping = decode(text, type=list[dict[str, Any]])
+    except DecodeError:
+        return None
+    roots = (each for each in mapping if each.get("boot_index") == 0 and each.get("source_type") == "snapshot")
+    root = next(roots, {}).get("snapshot_id")
+    return None if root is None else str(ctx.find(_snapshots(), str(root))["id"])
 
 
 def _snapshots() -> Noun:
@@ -362,7 +381,7 @@ def _image_metadata(image: Row) -> Row:
 
 def choose_host(tx: Tx, availability_zone: str | None) -> str | None:
     """The storage host that is up and holds least."""
-    hosts = [h for h in tx.rows(HOST) if "storage" in h["roles"] and is_up(h) and not h["disabled"]]
+    hosts = [h for h in tx.rows(HOST) if "storage" in h["roles"] and is_up(h) and not h["storage_disabled"]]
     if availability_zone:
         if not any(h["availability_zone"] == availability_zone for h in tx.rows(HOST)):
             raise Fault("invalid", f"Availability zone '{availability_zone}' is invalid.")
