@@ -13,6 +13,7 @@ setup: ## system packages and .venv from the lock files; costs nothing the secon
 cloud: guest ## a cloud on this machine, and its first server
 	@.venv/bin/trilith up
 	@OS_CLOUD=$${OS_CLOUD:-trilith-demo} .venv-clients/bin/python examples/first_server.py
+	@echo 'Both commands are found after: export PATH="$$PATH:$(CURDIR)/.venv/bin:$(CURDIR)/.venv-clients/bin"'
 
 test: guest lint ## the whole suite: contract, services, plans, drivers (fake and real), cluster, clients
 	@$(PYTHON) -m pytest $(ARGS)
