@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -492,6 +493,21 @@ def test_a_second_client_of_a_monitor_gives_up(real: Bench) -> None:
         diagnosis.execute("no-such-command")
     monitors.stop()
     assert diagnosis.closed
+
+
+def test_two_threads_may_close_a_monitor(real: Bench) -> None:
+    driver = started(real, real.driver())
+    monitors, path = Monitors(), driver.directory / SERVER / "run" / "qmp2"
+    for _ in range(20):
+        monitor = monitors.connect(path)
+        threads = [threading.Thread(target=monitors.close, args=(monitor,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        monitors.close(monitor)
+    assert monitors.connect(path).execute("query-status")["running"]
+    monitors.stop()
 
 
 def test_a_directory_that_machines_cannot_reach_is_said_at_once(real: Bench) -> None:

@@ -4,6 +4,7 @@ A monitor takes one client at a time: a second one hangs without a greeting, so 
 Events that happen while nobody is connected are lost: whoever connects must query what it needs.
 """
 
+import contextlib
 import itertools
 import json
 import logging
@@ -156,9 +157,8 @@ class Monitors:
         return monitor
 
     def close(self, monitor: Monitor) -> None:
-        with self._lock:
-            if not monitor.closed:
-                self._selector.unregister(monitor)
+        with self._lock, contextlib.suppress(KeyError, ValueError):  # two threads may find it gone at the same moment
+            self._selector.unregister(monitor)
         monitor.lost()
 
     def stop(self) -> None:
