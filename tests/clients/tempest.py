@@ -76,6 +76,7 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
             "live_migration": "false",
             "attach_encrypted_volume": "false",
             "config_drive": "true",
+            "dhcp_domain": "",  # the metadata's hostname is the server's, with no domain put behind it
         },
         "image": {"http_image": ""},
         "image-feature-enabled": {"import_image": "true", "image_format_enforcement": "true"},

@@ -217,7 +217,8 @@ def test_usage_events_extensions_versions(cloud: Cloud) -> None:
     assert cloud.post("/os-server-external-events", {"events": events}).status == 403
     some = cloud.post("/os-server-external-events", {"events": events}, ADMIN)
     assert (some.status, [e["code"] for e in some.json["events"]]) == (207, [200, 404])
-    assert cloud.get("/extensions/os-keypairs").status == 200
+    assert cloud.get("/extensions/os-hosts").json["extension"]["name"] == "Hosts"
+    assert cloud.get("/extensions/OS-SCH-HNT").status == 200
     assert cloud.api.get("/compute", None).json["versions"][-1]["version"] == "2.104"
     assert cloud.api.get("/compute/v2.1", None).json["version"]["min_version"] == "2.1"
     assert cloud.api.get("/compute/v2.1/p1/servers").status == 200

@@ -11,23 +11,24 @@ from trilith.kernel.versions import v
 
 Row = dict[str, Any]
 STANDARD_SINCE = v("2.48")
-OFFERED = (
-    "NMN OS-DCF OS-EXT-AZ OS-EXT-IPS OS-EXT-IPS-MAC OS-EXT-SRV-ATTR OS-EXT-STS OS-FLV-DISABLED OS-FLV-EXT-DATA OS- "
-    "SCH-HNT OS-SRV-USG os-admin-actions os-admin-password os-aggregates os-attach-interfaces os-availability-zone "
-    "os-block-device-mapping-v2-boot os-config-drive os-console-output os-consoles os-create-backup os-deferred- "
-    "delete os-extended-server-attributes os-extended-status os-extended-volumes os-flavor-access os-flavor-extra- "
-    "specs os-flavor-manage os-flavor-rxtx os-hypervisors os-instance-actions os-keypairs os-lock-server os- "
-    "migrations os-multiple-create os-pause-server os-quota-class-sets os-quota-sets os-rescue os-security-groups "
-    "os-server-diagnostics os-server-external-events os-server-groups os-server-password os-services "
-    "os-simple-tenant-usage os-suspend-server os-used-limits os-user-data os-volumes"
-)
+OFFERED = """
+    NMN OS-DCF OS-EXT-AZ OS-EXT-IPS OS-EXT-IPS-MAC OS-EXT-SRV-ATTR OS-EXT-STS OS-FLV-DISABLED OS-FLV-EXT-DATA
+    OS-SCH-HNT OS-SRV-USG os-admin-actions os-admin-password os-aggregates os-attach-interfaces os-availability-zone
+    os-block-device-mapping-v2-boot os-config-drive os-console-output os-consoles os-create-backup os-deferred-delete
+    os-extended-server-attributes os-extended-status os-extended-volumes os-flavor-access os-flavor-extra-specs
+    os-flavor-manage os-flavor-rxtx os-floating-ip-pools os-floating-ips os-hosts os-hypervisors os-instance-actions
+    os-keypairs os-lock-server os-migrations os-multiple-create os-networks os-pause-server os-quota-class-sets
+    os-quota-sets os-rescue os-security-groups os-server-diagnostics os-server-external-events os-server-groups
+    os-server-password os-services os-simple-tenant-usage os-suspend-server os-tenant-networks os-used-limits
+    os-user-data os-volumes
+"""
 ALIASES = OFFERED.split()
 
 
 def _extension(alias: str) -> Row:
     return {
         "alias": alias,
-        "name": alias,
+        "name": "".join(part.capitalize() for part in alias[3:].split("-")) if alias.startswith("os-") else alias,
         "description": "",
         "namespace": "http://docs.openstack.org/compute/ext/fake_xml",
         "updated": "2014-12-03T00:00:00Z",
