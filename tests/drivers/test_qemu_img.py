@@ -3,7 +3,8 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -71,15 +72,11 @@ def test_an_open_disk_is_in_use(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     qemu_img.create(disk, "qcow2", GIB)
     assert not qemu_img.in_use(disk, "qcow2")
-    with subprocess.Popen(
-        ["qemu-io", "-f", "qcow2", disk], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-    ) as machine:
-        assert wait_until(lambda: qemu_img.in_use(disk, "qcow2"))
+    with opened(disk):
+        assert qemu_img.in_use(disk, "qcow2")
         with pytest.raises(qemu_img.InUse):
             qemu_img.resize(disk, "qcow2", 2 * GIB)
         assert qemu_img.info(disk, "qcow2", while_in_use=True).virtual_size_bytes == GIB
-        assert machine.stdin is not None
-        machine.stdin.close()
     assert not qemu_img.in_use(disk, "qcow2")
 
 
@@ -121,6 +118,19 @@ def on_small_disk(program: str, tmp_path: Path, *arguments: Path) -> str:
     argv: list[str | Path] = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, small]
     argv += [sys.executable, "-c", program, *arguments, small]
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+@contextmanager
+def opened(disk: Path) -> Iterator[None]:
+    """Another program has the disk open for writing, as a machine has."""
+    with subprocess.Popen(["qemu-io", "-f", "qcow2", disk], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        program.stdin.write(b"length\n")
+        program.stdin.flush()
+        assert b"GiB" in program.stdout.readline()  # to look by ourselves could keep it from opening the disk
+        yield
+        program.stdin.close()
 
 
 def wait_until(condition: Callable[[], bool], limit_s: float = 5.0) -> bool:

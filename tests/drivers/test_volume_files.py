@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drivers.test_qemu_img import on_small_disk, wait_until
+from tests.drivers.test_qemu_img import on_small_disk, opened, wait_until
 from trilith.drivers import qemu_img
 from trilith.drivers.image_files import ImageFiles
 from trilith.drivers.qemu_img import GIB, MIB, InUse
@@ -224,9 +224,7 @@ def test_a_damaged_volume_says_so_and_can_be_deleted(real: VolumeFiles) -> None:
 
 def test_an_open_volume_is_left_alone(real: VolumeFiles) -> None:
     real.create_blank("v1", 1)
-    argv = ["qemu-io", "-f", "qcow2", str(real.path("v1"))]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as machine:
-        assert wait_until(lambda: qemu_img.in_use(real.path("v1"), "qcow2"))
+    with opened(real.path("v1")):
         for touch in (
             lambda: real.delete("v1"),
             lambda: real.extend("v1", 2),
@@ -237,8 +235,6 @@ def test_an_open_volume_is_left_alone(real: VolumeFiles) -> None:
             with pytest.raises(InUse):
                 touch()
         assert (real.seen("v1") or {})["snapshots"] == []
-        assert machine.stdin is not None
-        machine.stdin.close()
     real.delete("v1")
 
 
