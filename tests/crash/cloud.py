@@ -48,7 +48,7 @@ class Cloud:
 
     def up(self) -> None:
         done = self.run("up", "--port", str(self.port), *([] if self.real else ["--fake"]))
-        assert done.returncode == 0, done.stderr + done.stdout
+        assert done.returncode == 0, done.stderr + done.stdout + self.logs(200)
 
     def down(self) -> None:
         """Ends it and everything that it has."""

@@ -18,30 +18,78 @@ class ClusterFileError(Exception):
 
 
 class Host(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One machine of the cluster. `address` is where the other hosts reach it."""
+    """One machine of the cluster. `address` is where the other hosts reach it; `tunnel_address` where the machines'
+    traffic between hosts goes (default: the same)."""
 
     name: str
     address: str = "127.0.0.1"
+    tunnel_address: str | None = None
     roles: list[Role] = msgspec.field(default_factory=lambda: list(ALL_ROLES))
     availability_zone: str = "nova"
+
+    @property
+    def tunnel(self) -> str:
+        return self.tunnel_address or self.address
+
+
+class Networks(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What joins the hosts. `management` and `tunnel` are networks as ``10.0.0.0/24``; interfaces have the same name
+    on every host. The provider interface carries external networks and has no address."""
+
+    management: str | None = None
+    management_interface: str = "eth0"
+    tunnel: str | None = None
+    tunnel_interface: str = "eth1"
+    tunnel_mtu: int = 1500
+    provider_interface: str = "eth2"
+
+
+class Public(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The external network ``public`` that a new cloud has. `gateway`: a router outside; default: its first address."""
+
+    cidr: str = "172.24.4.0/24"
+    gateway: str | None = None
 
 
 class Engines(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Which engine does a job for which there is a choice."""
 
-    database: Literal["sqlite"] = "sqlite"
+    database: Literal["auto", "sqlite", "galera"] = "auto"
+    "auto: SQLite where one host is the whole cluster, Galera over the controllers of a larger one."
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     "What machines run on; auto asks the processor, because the presence of /dev/kvm proves nothing."
 
 
+class Ssh(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How `trilith deploy` reaches the hosts."""
+
+    user: str = "root"
+    port: int = 22
+    key: str | None = None
+    "A private key's file; default: what the user's own SSH configuration says."
+
+
 class ClusterFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The whole file. `vip` is the address that clients use; one host needs none."""
+    """The whole file. `vip` is the address that clients use; one host needs none. `fake`: machines and networks are
+    pretended, everything else is real."""
 
     hosts: list[Host]
     name: str = "trilith"
     region: str = "RegionOne"
     vip: str | None = None
+    fake: bool = False
+    networks: Networks = msgspec.field(default_factory=Networks)
+    public: Public = msgspec.field(default_factory=Public)
     engines: Engines = msgspec.field(default_factory=Engines)
+    ssh: Ssh = msgspec.field(default_factory=Ssh)
+
+    @property
+    def clustered(self) -> bool:
+        return len(self.hosts) > 1
+
+    def with_role(self, role: Role) -> list[Host]:
+        """The hosts of a role, in the order of the file."""
+        return [host for host in self.hosts if role in host.roles]
 
 
 def all_in_one(host: str) -> ClusterFile:

@@ -19,6 +19,8 @@ import msgspec
 from trilith.cluster.cluster_file import ClusterFile, Host
 
 DEFAULT_PORT = 8774
+WRITER_PORT = 3307  # of the local HAProxy, for SQL
+KEEPER_PORT = 9200
 SOCKET_PATH_BYTES = (
     107  # of a unix socket's name; the longest of ours is `SOCKET_BELOW_BYTES` below the state directory
 )
@@ -53,6 +55,15 @@ class Settings(msgspec.Struct, kw_only=True):
     "The package with ``api.app``, ``bootstrap.bootstrap`` and ``controller.run``."
 
     @property
+    def clustered(self) -> bool:
+        """Whether other hosts belong to this cloud: then it is entered by its VIP, and SQL is Galera."""
+        return self.cluster.clustered
+
+    @property
+    def controllers(self) -> list[Host]:
+        return self.cluster.with_role("control")
+
+    @property
     def hub_port(self) -> int:
         return self.port + 1
 
@@ -65,15 +76,21 @@ class Settings(msgspec.Struct, kw_only=True):
 
     @property
     def api_url(self) -> str:
+        if self.clustered:
+            return f"https://{_bracketed(self.cluster.vip or self.address)}"
         return f"http://{_bracketed(self.address)}:{self.port}"
 
     @property
     def hub_url(self) -> str:
+        if self.clustered:
+            return self.api_url
         return f"http://{_bracketed(self.address)}:{self.hub_port}"
 
     @property
     def public_gateway(self) -> str:
-        """The public network's gateway: the address that this machine itself has on it."""
+        """The public network's gateway; on one machine, the address that this machine itself has on it."""
+        if self.cluster.public.gateway:
+            return self.cluster.public.gateway
         return str(next(ipaddress.ip_network(self.public_cidr).hosts()))
 
     @property
@@ -104,6 +121,12 @@ class State:
 
     def exists(self) -> bool:
         return self.settings_file.exists()
+
+    def database_url(self, settings: Settings) -> str:
+        """For SQLAlchemy. In a cluster: this controller's own HAProxy, which knows the node that is written to."""
+        if not settings.clustered:
+            return f"sqlite:///{self.database}"
+        return f"mysql+pymysql://trilith:{self.secret('database')}@127.0.0.1:{WRITER_PORT}/trilith?charset=utf8mb4"
 
     def make_directories(self) -> None:
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
