@@ -1,6 +1,8 @@
 """The hub over real sockets: wake-up streams, and consoles from a user's websocket to a machine's unix socket."""
 
 import asyncio
+import json
+import shutil
 import socket
 import threading
 import time
@@ -18,15 +20,25 @@ from aiohttp import web
 from tests.cluster.conftest import eventually, free_port
 from trilith.agent.console import Consoles
 from trilith.cluster.cluster_file import all_in_one
-from trilith.cluster.hub import Hub
+from trilith.cluster.hub import Hub, Place
 from trilith.cluster.state import Settings, State
 from trilith.kernel.hints import Hints, Wake
 
 
 class Api(BaseHTTPRequestHandler):
-    """Says which machine a console token is for."""
+    """Says which machine a console token is for, and whose a credential is."""
 
     asked_with: list[str] = []
+    hosts: dict[str, str] = {}
+
+    def do_GET(self) -> None:
+        name = Api.hosts.get(self.headers["Authorization"].removeprefix("Bearer "))
+        content = json.dumps({"name": name}).encode()
+        self.send_response(200 if name else 401)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(content)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -42,13 +54,43 @@ class Api(BaseHTTPRequestHandler):
         pass
 
 
-class Served:
-    """A hub in a thread."""
+class Wire:
+    """A bus of hubs in one process, each in a thread of its own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self) -> None:
+        self.ends: list[WireEnd] = []
+
+    def end(self, on_topics: Callable[[set[str] | None], None]) -> Any:
+        self.ends.append(WireEnd(self, on_topics))
+        return self.ends[-1]
+
+
+class WireEnd:
+    def __init__(self, wire: Wire, on_topics: Callable[[set[str] | None], None]) -> None:
+        self.wire, self.on_topics = wire, on_topics
+
+    async def run(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        await asyncio.sleep(3600)
+
+    def say(self, topics: set[str] | None) -> None:
+        self.loop.call_soon_threadsafe(self.on_topics, topics)
+
+    def publish(self, topics: set[str]) -> None:
+        for end in self.wire.ends:
+            if end is not self:
+                end.say(topics)
+
+
+class Served:
+    """A hub in a thread. `peers`: addresses of other hubs, which have the same secrets."""
+
+    def __init__(self, directory: Path, name: str = "host1", peers: tuple[str, ...] = (), wire: Any = None) -> None:
+        self.name, self.peers, self.wire = name, peers, wire
         self.state = State(directory)
         self.state.make_directories()
         self.state.make_secrets(Settings(cloud_id="x", host="host1", cluster=all_in_one("host1")))
+        Api.hosts[self.state.secret("host-host1")] = "host-host1"
         self.api = ThreadingHTTPServer(("127.0.0.1", 0), Api)
         threading.Thread(target=self.api.serve_forever, daemon=True).start()
         self.port = free_port()
@@ -60,7 +102,11 @@ class Served:
         ready = threading.Event()
 
         async def up() -> None:
-            hub = Hub(self.state, f"http://127.0.0.1:{self.api.server_port}")
+            hub = Hub(
+                self.state,
+                Place(self.name, f"http://127.0.0.1:{self.api.server_port}", self.peers),
+                self.wire.end if self.wire else None,
+            )
             self.runner = web.AppRunner(
                 hub.application(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1
             )
@@ -75,6 +121,11 @@ class Served:
         self.thread = threading.Thread(target=serve, daemon=True)
         self.thread.start()
         assert ready.wait(5)
+
+    def close(self) -> None:
+        self.stop()
+        self.api.shutdown()
+        self.api.server_close()
 
     def stop(self) -> None:
         asyncio.run_coroutine_threadsafe(self.runner.cleanup(), self.loop).result(5)
@@ -95,9 +146,17 @@ class Served:
 def hub(short_dir: Path) -> Iterator[Served]:
     served = Served(short_dir)
     yield served
-    served.stop()
-    served.api.shutdown()
-    served.api.server_close()
+    served.close()
+
+
+@pytest.fixture
+def second(hub: Served, short_dir: Path) -> Iterator[Served]:
+    """Another controller's hub of the same cloud, which knows the first as its peer."""
+    (short_dir / "second").mkdir()
+    shutil.copytree(hub.state.secrets, short_dir / "second" / "secrets")
+    served = Served(short_dir / "second", "host2", (hub.url,))
+    yield served
+    served.close()
 
 
 @pytest.fixture
@@ -248,6 +307,74 @@ def test_a_console_from_the_user_to_the_machine(hub: Served, short_dir: Path) ->
     assert hub.get(path, credential) == 403
     wake.stop()
     wake.join(5)
+
+
+def test_a_console_through_another_controllers_hub(hub: Served, second: Served, short_dir: Path) -> None:
+    """The agent listens at the first, the user comes to the second."""
+    machine = Machine(short_dir / "serial")
+    machine.start()
+    credential = hub.state.secret("host-host1")
+    sessions: list[str] = []
+    consoles = Consoles(second.url, credential, lambda *_: short_dir / "serial", lambda *_: "the log")
+    connected = threading.Event()
+
+    def on_wake(message: dict[str, Any]) -> None:
+        connected.set()
+        if "console" in message:
+            sessions.append(message["console"])
+            consoles.open(message)
+
+    wake = Wake(hub.url, credential, ["host:host1"], on_wake)
+    wake.start()
+    assert connected.wait(5)
+
+    async def use() -> bytes:
+        async with (
+            aiohttp.ClientSession() as client,
+            client.ws_connect(f"{second.url}/console?token=good", protocols=("binary",)) as user,
+        ):
+            return await user.receive_bytes(timeout=5)
+
+    assert asyncio.run(use()) == b"login: "
+    assert sessions[0].startswith("host2."), "the session names the hub to dial back to"
+    wake.stop()
+    wake.join(5)
+
+
+def test_only_hubs_tell_hubs(hub: Served) -> None:
+    def tell(credential: str, body: bytes) -> int:
+        headers = {"Authorization": f"Bearer {credential}", "Content-Type": "application/json"}
+        request = urllib.request.Request(f"{hub.url}/peer/tell", body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=3) as reply:
+                return int(reply.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    assert tell("nonsense", b'{"host": "host1"}') == 401
+    assert tell(hub.state.secret("host-host1"), b'{"host": "host1"}') == 403
+    assert tell(hub.state.secret("controller"), b'{"host": "host1"}') == 404  # its agent does not listen here
+    assert [tell(hub.state.secret("controller"), body) for body in (b"", b"7", b"[]", b"{}")] == [400] * 4
+
+
+def test_hints_reach_listeners_of_other_hubs(short_dir: Path) -> None:
+    wire = Wire()
+    hubs = []
+    for name in ("one", "two"):
+        (short_dir / name).mkdir()
+        hubs.append(Served(short_dir / name, name, wire=wire))
+    heard: list[dict[str, Any]] = []
+    wake = Wake(hubs[1].url, hubs[1].state.secret("controller"), ["northbound"], heard.append)
+    wake.start()
+    eventually(lambda: heard == [{}], "connected")
+    Hints(hubs[0].state.hints_socket).send({"northbound", "images"})
+    eventually(lambda: heard[1:] == [{"wake": ["northbound"]}], "heard from the other hub, once")
+    wire.ends[1].say(None)
+    eventually(lambda: len(heard) == 3, "and everybody is woken when the bus is back")
+    wake.stop()
+    wake.join(5)
+    for hub in hubs:
+        hub.close()
 
 
 def test_consoles_that_are_refused(hub: Served) -> None:

@@ -144,6 +144,12 @@ def wants(ctx: Ctx) -> Doc:
     return {kind: [_numbered(doc, it.counted) for doc in it.wants(ctx.tx, name)] for kind, it in HOSTED.items()}
 
 
+@AGENTS.route("GET", "/whoami", "host")
+def whoami(ctx: Ctx) -> Doc:
+    """Whose credential this is: the hub asks, which knows no host's."""
+    return {"name": f"host-{ctx.who.host}"}
+
+
 COUNT_BITS = 30  # of a generation are the service's own number, where it counts
 
 
