@@ -45,6 +45,7 @@ class Bus:
         self._on_topics = on_topics
         self._pending: set[str] = set()  # bounded: topics are hosts and a few words
         self._something = asyncio.Event()
+        self._closing: set[asyncio.Task[None]] = set()
         self.connected_to: str | None = None
 
     def publish(self, topics: set[str]) -> None:
@@ -90,9 +91,10 @@ class Bus:
             while True:
                 await self._published(exchange, connection)
         finally:
-            with contextlib.suppress(*AWAY):
-                async with asyncio.timeout(1.0):
-                    await connection.close()
+            # not waited for: to take leave of a broker that has vanished takes half a minute
+            task = asyncio.create_task(_close(connection))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     async def _published(
         self, exchange: aio_pika.abc.AbstractExchange, connection: aio_pika.abc.AbstractConnection
@@ -124,3 +126,8 @@ class Bus:
             log.warning("a hint that cannot be read", extra={"sender": message.app_id})
             return
         self._on_topics(topics)
+
+
+async def _close(connection: aio_pika.abc.AbstractConnection) -> None:
+    with contextlib.suppress(*AWAY):
+        await connection.close()
