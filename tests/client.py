@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from tests.database import url_for
 from trilith.kernel.errors import Fault
 from trilith.kernel.http import App
 from trilith.kernel.policy import Principal
@@ -110,6 +111,6 @@ class Client:
 
 def client(directory: Path, settings: Mapping[str, Any] | None = None) -> Client:
     """An application over a fresh database with every table of the services imported by then."""
-    store = Store(f"sqlite:///{directory}/db.sqlite")
+    store = Store(url_for(directory))
     store.create()
     return Client(App(store, authenticate, settings))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -51,7 +52,11 @@ class Api(BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_PUT(self) -> None:
+        if "gone" in self.path:  # answered without reading what is sent
+            self.close_connection = True
+            return self._say(404, {})
         type(self).requests.append(("PUT", self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+        time.sleep(0.6 if "slow" in self.path else 0.0)
         self._say(409 if "late" in self.path else 200, {})
 
     def _say(self, status: int, document: Any) -> None:
@@ -91,7 +96,9 @@ def test_wants_are_fetched_once_a_round_over_one_connection(api: type[Api], sour
 
 
 def test_heartbeat_and_report_carry_the_epoch(api: type[Api], source: HttpSource) -> None:
+    assert not source.begun.is_set()
     assert source.heartbeat("boot", {"vcpus": 2}, {}) == 10
+    assert source.begun.is_set()
     source.report("server", "s", 4, {"power": "running"}, None)
     first, second = (body for _, _, body in api.requests)
     assert (first["epoch"], second["epoch"]) == (0, 7)
@@ -135,3 +142,19 @@ def test_images_that_cannot_be_had(source: HttpSource, tmp_path: Path) -> None:
     (tmp_path / "j").write_bytes(b"x")
     with pytest.raises(Unavailable, match="409"):
         source.send_image("late", tmp_path / "j")
+
+
+def test_a_refusal_is_heard_while_the_bytes_are_still_on_their_way(source: HttpSource, tmp_path: Path) -> None:
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(64 << 20)
+    with pytest.raises(Refused, match="404"):
+        source.send_image("gone", tmp_path / "large")
+
+
+def test_an_image_that_takes_long_to_be_stored_is_waited_for(
+    source: HttpSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Giving up and sending it again would make it take longer still, and so for ever."""
+    monkeypatch.setattr("trilith.agent.source.TIMEOUT_S", 0.2)
+    (tmp_path / "i").write_bytes(IMAGE)
+    source.send_image("slow", tmp_path / "i")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tests.crash.cloud import Answer
+from trilith.cluster.drill.api import Answer
 
 
 @dataclass

@@ -51,7 +51,7 @@ def head(method: str, path: str, target: Target, *headers: str) -> bytes:
 
 def count(target: Target, service: str) -> int:
     path, _ = CREATE[service]
-    found = target.cloud.call("GET", path, target.admin).json
+    found = target.cloud.api.call("GET", path, target.admin).json
     return len(next(value for value in found.values() if isinstance(value, list)))
 
 
@@ -61,7 +61,7 @@ def unchanged(target: Target, request: pytest.FixtureRequest) -> Iterator[None]:
     before = {service: count(target, service) for service in CREATE}
     yield
     assert {service: count(target, service) for service in CREATE} == before
-    assert target.cloud.call("GET", "/healthz").status == 200
+    assert target.cloud.api.call("GET", "/healthz").status == 200
 
 
 # bodies
@@ -89,7 +89,7 @@ def unchanged(target: Target, request: pytest.FixtureRequest) -> Iterator[None]:
 )
 def test_what_is_no_json_object(target: Target, service: str, data: bytes) -> None:
     path, _ = CREATE[service]
-    answer = target.cloud.call("POST", path, target.admin, data=data)
+    answer = target.cloud.api.call("POST", path, target.admin, data=data)
     assert answer.status == 400, answer.content
     check(service, answer.status, answer.content)
 
@@ -98,7 +98,7 @@ def test_what_is_no_json_object(target: Target, service: str, data: bytes) -> No
 @pytest.mark.parametrize("media", ["text/xml", "application/x-www-form-urlencoded", "multipart/form-data", "x" * 500])
 def test_another_content_type(target: Target, service: str, media: str) -> None:
     path, _ = CREATE[service]
-    answer = target.cloud.call("POST", path, target.admin, data=b"<a/>", headers={"Content-Type": media})
+    answer = target.cloud.api.call("POST", path, target.admin, data=b"<a/>", headers={"Content-Type": media})
     assert answer.status == 415
     check(service, answer.status, answer.content)
 
@@ -109,7 +109,7 @@ def test_the_same_key_twice(target: Target, service: str) -> None:
     path, envelope = CREATE[service]
     inner = b'{"name": "a", "name": {"not": "a name"}, "size": 1}'
     data = inner if envelope is None else b'{"%s": %s}' % (envelope.encode(), inner)
-    answer = target.cloud.call("POST", path, target.admin, data=data)
+    answer = target.cloud.api.call("POST", path, target.admin, data=data)
     assert answer.status == 400
     check(service, answer.status, answer.content)
 
@@ -202,7 +202,7 @@ def test_strange_tokens(target: Target, token: str) -> None:
 )
 def test_versions(target: Target, service: str, version: str, status: int) -> None:
     path, _ = CREATE[service]
-    answer = target.cloud.call("GET", path, target.token, at=f"{VERSIONED[service]} {version}")
+    answer = target.cloud.api.call("GET", path, target.token, at=f"{VERSIONED[service]} {version}")
     assert answer.status in ((status, 406) if len(version) > 100 else (status,)), answer.content
     check(service, answer.status, answer.content)
 
@@ -211,7 +211,7 @@ def test_versions(target: Target, service: str, version: str, status: int) -> No
 def test_versions_of_services_that_have_none(target: Target, service: str) -> None:
     """Somebody else's version is not their business."""
     path, _ = CREATE[service]
-    answer = target.cloud.call("GET", path, target.admin, at="compute 99.9, volume x")
+    answer = target.cloud.api.call("GET", path, target.admin, at="compute 99.9, volume x")
     assert answer.status == 200
 
 
@@ -275,7 +275,7 @@ def test_names_are_only_names(target: Target, service: str, name: str) -> None:
     inner: dict[str, Any] = {"name": name}
     inner |= {"size": 1} if service == "volume" else {}
     body = inner if envelope is None else {envelope: inner}
-    answer = target.cloud.call("POST", path, target.admin, body)
+    answer = target.cloud.api.call("POST", path, target.admin, body)
     if answer.status == 400:
         check(service, answer.status, answer.content)
         return
@@ -288,7 +288,7 @@ def test_names_are_only_names(target: Target, service: str, name: str) -> None:
 
 def remove(target: Target, path: str) -> None:
     deadline = time.monotonic() + 10
-    while target.cloud.call("DELETE", path, target.admin).status not in (404,):
+    while target.cloud.api.call("DELETE", path, target.admin).status not in (404,):
         assert time.monotonic() < deadline, f"{path} does not go"
         time.sleep(0.05)
 
@@ -303,23 +303,23 @@ def image(target: Target) -> Iterator[Callable[[str], str]]:
 
     def make(disk_format: str = "qcow2") -> str:
         body = {"name": "bad", "disk_format": disk_format, "container_format": "bare"}
-        made.append(target.cloud.call("POST", "/image/v2/images", target.token, body).json["id"])
+        made.append(target.cloud.api.call("POST", "/image/v2/images", target.token, body).json["id"])
         return str(made[-1])
 
     yield make
     for key in made:
-        assert target.cloud.call("DELETE", f"/image/v2/images/{key}", target.token).status == 204
+        assert target.cloud.api.call("DELETE", f"/image/v2/images/{key}", target.token).status == 204
     assert target.uploads() == []
 
 
 def status_of(target: Target, key: str) -> str:
-    return str(target.cloud.call("GET", f"/image/v2/images/{key}", target.token).json["status"])
+    return str(target.cloud.api.call("GET", f"/image/v2/images/{key}", target.token).json["status"])
 
 
 def upload(target: Target, key: str, data: bytes, where: str = "file") -> Any:
     octets = {"Content-Type": "application/octet-stream"}
     path = f"/image/v2/images/{key}/{where}"
-    return target.cloud.call("PUT", path, target.token, data=data, headers=octets, timeout_s=60)
+    return target.cloud.api.call("PUT", path, target.token, data=data, headers=octets, timeout_s=60)
 
 
 def qcow2(backing: bytes = b"", incompatible: int = 0) -> bytes:
@@ -411,12 +411,12 @@ def test_no_room_for_the_database(target: Target, service: str) -> None:
         inner["public_key"] = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMvQ0tSPxqF2jxOnzdUEJmNV3nM7sKDgNSdHLLsbuaCu me@here"
     body = inner if envelope is None else {envelope: inner}
     with no_file_larger(target, 1):
-        answer = target.cloud.call("POST", path, target.admin, body, timeout_s=30)
+        answer = target.cloud.api.call("POST", path, target.admin, body, timeout_s=30)
         assert answer.status == 503, answer.content
         assert "retry-after" in answer.headers
         check(service, answer.status, answer.content)
-        assert target.cloud.call("GET", path, target.admin).status == 200  # reading goes on
-    answer = target.cloud.call("POST", path, target.admin, body)
+        assert target.cloud.api.call("GET", path, target.admin).status == 200  # reading goes on
+    answer = target.cloud.api.call("POST", path, target.admin, body)
     assert answer.status in (200, 201, 202), answer.content
     made = answer.json if envelope is None else answer.json[envelope]
     remove(target, f"{path}/{made['name'] if service == 'compute' else made['id']}")

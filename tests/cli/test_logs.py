@@ -28,7 +28,7 @@ def directory(tmp_path: Path) -> Path:
 
 def shown(directory: Path, request_id: str | None = None) -> list[str]:
     found: list[str] = []
-    logs.show([directory], request_id, False, found.append)
+    logs.show(logs.LocalLogs([directory]), logs.Asked(request_id), found.append)
     return found
 
 
@@ -57,7 +57,7 @@ def test_follow(directory: Path) -> None:
 
     def follow() -> None:
         try:
-            logs.show([directory], None, True, write)
+            logs.show(logs.LocalLogs([directory]), logs.Asked(follow=True), write)
         except EOFError:
             return
 

@@ -37,6 +37,21 @@ def units(state: State) -> list[Unit]:
     ]
 
 
+FORGETFUL = """
+import os, signal, sys
+from trilith.cluster.state import State
+from trilith.cluster.supervisor import Supervisor, Unit
+
+class Forgetful(Supervisor):
+    def _remember(self):
+        if any(child.running for child in self.children.values()):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+state = State(sys.argv[1])
+Forgetful(state, [Unit("server", ["touch", str(state.root / "ran")], survives=True)]).run()
+"""
+
+
 class Running:
     """A supervisor in a process of its own."""
 
@@ -90,6 +105,16 @@ def test_a_killed_child_is_started_again_and_its_workers_are_not_left(running: R
     assert answer is not None
     server = next(child for child in answer["processes"] if child["name"] == "server")
     assert (server["restarts"], server["last_exit"]) == (1, "killed by SIGKILL")
+
+
+def test_nothing_runs_that_the_next_supervisor_would_not_know_of(short_dir: Path) -> None:
+    """kill -9 between the start of a process and the note of its pid: it must not run on, holding a port."""
+    state = State(short_dir)
+    state.make_directories()
+    killed = subprocess.run([sys.executable, "-c", FORGETFUL, str(state.root)], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    time.sleep(0.3)
+    assert not (state.root / "ran").exists()
 
 
 def test_what_runs_once_is_not_started_again(running: Running) -> None:

@@ -1,9 +1,11 @@
 """`trilith up`, `down`, `status` and `logs` on whole clouds, with stand-ins for the API and the controller."""
 
+import http.client
 import json
 import os
 import signal
 import socket
+import ssl
 import threading
 import time
 import urllib.error
@@ -37,7 +39,7 @@ def served(cloud: Cloud) -> bool:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{cloud.port}/healthz", timeout=2) as reply:
             return bool(reply.status == 200)
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
 
 
@@ -233,3 +235,24 @@ def test_logs_tell_the_story(cloud: Cloud) -> None:
     assert stamps == sorted(stamps)
     for secret in ("admin", "host-host1", "hub"):
         assert cloud.state.secret(secret) not in story
+
+
+def test_beyond_loopback_everything_is_encrypted(cloud: Cloud) -> None:
+    assert cloud.run("up", "--listen", "0.0.0.0").returncode == 0
+    settings = cloud.state.settings()
+    context = ssl.create_default_context(cafile=str(cloud.state.tls / "ca.crt"))
+    for url in (settings.api_url, settings.hub_url):
+        assert url.startswith("https://127.0.0.1")
+        with urllib.request.urlopen(f"{url}/healthz", timeout=5, context=context) as reply:
+            assert reply.status == 200
+    assert not served(cloud)  # in the clear
+    entries = yaml.safe_load((cloud.config / "openstack" / "clouds.yaml").read_text())["clouds"]
+    assert {entry["cacert"] for entry in entries.values()} == {str(cloud.state.tls / "ca.crt")}
+    assert {entry["auth"]["auth_url"] for entry in entries.values()} == {f"{settings.api_url}/identity"}
+    assert "runs with TLS" in cloud.run("up", "--no-tls").stderr
+    cloud.run("down")
+    plain = cloud.run("up", "--no-tls")
+    assert (plain.returncode, "unencrypted" in plain.stderr) == (0, True)
+    assert served(cloud)
+    (entry, _) = yaml.safe_load((cloud.config / "openstack" / "clouds.yaml").read_text())["clouds"].values()
+    assert ("cacert" in entry, entry["auth"]["auth_url"]) == (False, f"http://127.0.0.1:{cloud.port}/identity")

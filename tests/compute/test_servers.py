@@ -1,7 +1,10 @@
 """The life of a server, through HTTP, over the real plan and a pretended hypervisor."""
 
+import pytest
+
 from tests.client import ADMIN, READER, STRANGER
 from tests.compute.conftest import IMAGE_ID, Cloud
+from trilith.kernel.reconcile import Act
 
 
 def test_life(cloud: Cloud) -> None:
@@ -133,6 +136,19 @@ def test_images_of_servers(cloud: Cloud) -> None:
     cloud.settle()
     names = [i["name"] for i in cloud.api.get("/image/v2/images?sort=name:asc").json["images"]]
     assert names == ["b1", "b2", "guest", "snap", "snap"]
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_an_image_that_is_deleted_while_it_is_made_holds_nothing_up(cloud: Cloud, copied: bool) -> None:
+    """Nor one that was deleted as soon as it was complete, when the agent died before it could say so."""
+    key = cloud.server()
+    image_id = cloud.act(key, "createImage", {"name": "snap"}, at="2.45").json["image_id"]
+    if copied:
+        cloud.reconcilers[1].perform(key, Act("snapshot", {"image_id": image_id}))
+    assert cloud.api.delete(f"/image/v2/images/{image_id}").status == 204
+    cloud.settle()
+    assert cloud.show(key)["OS-EXT-STS:task_state"] is None
+    assert (cloud.qemu.seen(key) or {})["snapshots_made"] == []
 
 
 def test_rescue(cloud: Cloud) -> None:

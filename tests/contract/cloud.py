@@ -15,7 +15,7 @@ from sqlalchemy import event
 from tests.client import Answer, Client
 from tests.contract import declared, samples, specimens
 from tests.contract.declared import Operation, name_of
-from trilith.cluster.api import open_identity, open_store
+from trilith.cluster.api import open_store
 from trilith.cluster.bootstrap import bootstrap
 from trilith.cluster.cluster_file import all_in_one
 from trilith.cluster.state import Settings, State
@@ -237,8 +237,8 @@ def open_cloud(directory: Path) -> Cloud:
     state.make_directories()
     state.make_secrets(settings)
     bootstrap(state, settings)
-    open_identity(state, settings)
-    store = open_store(state)
+    tokens.use_keys(state.secret("cluster-key"))
+    store = open_store(state, settings)
     event.listen(store.engine, "connect", lambda connection, record: connection.execute("PRAGMA synchronous=OFF"))
     given: Mapping[str, Any] = {
         "image_files": ImageFiles(state.images),

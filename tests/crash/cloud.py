@@ -1,35 +1,20 @@
 """A whole cloud of one's own, started and asked as users do: the `trilith` command and HTTP."""
 
-import http.client
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tests.cluster.conftest import free_port
 from trilith.cluster import proc
+from trilith.cluster.drill.api import Api
 from trilith.cluster.state import State
 from trilith.cluster.supervisor import ask
 
 ROOT = Path(__file__).parents[2]
 UP_S = 90
-Doc = dict[str, Any]
-
-
-@dataclass
-class Answer:
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.content)
 
 
 class Cloud:
@@ -39,6 +24,7 @@ class Cloud:
         self.state = State(directory / "s")
         self.config = directory / "config"
         self.port = free_port()
+        self.api = Api(f"http://127.0.0.1:{self.port}")
         self.real = real
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -57,46 +43,9 @@ class Cloud:
     def logs(self, lines: int = 60) -> str:
         return "\n".join(self.run("logs").stdout.splitlines()[-lines:])
 
-    # asking
-    def call(
-        self,
-        method: str,
-        path: str,
-        token: str | None = None,
-        body: Any = None,
-        at: str = "",
-        headers: Mapping[str, str] | None = None,
-        data: bytes | None = None,
-        timeout_s: float = 15.0,
-    ) -> Answer:
-        """One try. Raises OSError or HTTPException where there is nobody, or the connection breaks."""
-        sent = {"Accept": "application/json", **(headers or {})}
-        if token:
-            sent["X-Auth-Token"] = token
-        if at:
-            sent["OpenStack-API-Version"] = at
-        if body is not None:
-            data = json.dumps(body).encode()
-        if data is not None:
-            sent.setdefault("Content-Type", "application/json")
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
-        try:
-            connection.request(method, path, data, sent)
-            reply = connection.getresponse()
-            found = {name.lower(): value for name, value in reply.getheaders()}
-            return Answer(reply.status, found, reply.read())
-        finally:
-            connection.close()
-
     def sign_in(self, name: str) -> str:
         """A token of ``admin`` or ``demo``, each in the project of that name."""
-        domain = {"id": "default"}
-        user = {"name": name, "domain": domain, "password": self.state.secret(name)}
-        auth: Doc = {"identity": {"methods": ["password"], "password": {"user": user}}}
-        auth["scope"] = {"project": {"name": name, "domain": domain}}
-        answer = self.call("POST", "/identity/v3/auth/tokens", body={"auth": auth})
-        assert answer.status == 201, answer.content
-        return answer.headers["x-subject-token"]
+        return self.api.sign_in(name, self.state.secret(name), name)
 
     # processes
     def processes(self) -> dict[str, int]:

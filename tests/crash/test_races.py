@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.crash.cloud import Answer, Cloud
-from tests.crash.load import AT, COMPUTE, NETWORK, PATHS, VOLUME
-from tests.crash.test_kill_everything import prepare
+from tests.crash.cloud import Cloud
+from trilith.cluster.drill.api import Answer
+from trilith.cluster.drill.load import AT, COMPUTE, NETWORK, PATHS, VOLUME, prepare
 
 MANY = 16
 
@@ -25,10 +25,10 @@ class Crowd:
     """People who press the button at the same moment."""
 
     def __init__(self, cloud: Cloud) -> None:
-        self.cloud, self.things = cloud, prepare(cloud)
+        self.cloud, self.things = cloud, prepare(cloud.api, cloud.sign_in("demo"))
 
     def ask(self, method: str, path: str, body: Any = None) -> Answer:
-        answer = self.cloud.call(method, path, self.things["token"], body, AT)
+        answer = self.cloud.api.call(method, path, self.things.token, body, AT)
         assert answer.status < 500, f"{method} {path}: {answer.status} {answer.content!r}"
         return answer
 
@@ -49,7 +49,7 @@ class Crowd:
         return str(answer.json[kind]["id"])
 
     def server(self) -> Callable[[], Answer]:
-        flavor, image = self.things["flavor"], self.things["image"]
+        flavor, image = self.things.flavor, self.things.image
         body = {"server": {"name": "s", "flavorRef": flavor, "imageRef": image, "networks": "none"}}
         return lambda: self.ask("POST", PATHS["server"], body)
 
@@ -128,14 +128,14 @@ def test_one_volume_for_many_servers(crowd: Crowd) -> None:
 
 
 def test_one_address(crowd: Crowd) -> None:
-    network = crowd.things["network"]
+    network = crowd.things.network
     body = {"port": {"network_id": network, "fixed_ips": [{"ip_address": "10.7.3.3"}]}}
     found = crowd.at_once([partial(crowd.ask, "POST", PATHS["port"], body)] * MANY)
     assert found == {201: 1, 409: MANY - 1}
 
 
 def test_many_addresses(crowd: Crowd) -> None:
-    body = {"port": {"network_id": crowd.things["network"]}}
+    body = {"port": {"network_id": crowd.things.network}}
     assert crowd.at_once([partial(crowd.ask, "POST", PATHS["port"], body)] * MANY) == {201: MANY}
     ports = crowd.ask("GET", PATHS["port"]).json["ports"]
     addresses = [ip["ip_address"] for port in ports for ip in port["fixed_ips"]]

@@ -86,18 +86,20 @@ def left_over(files: ImageFiles, tmp_path: Path) -> list[Path]:
 def test_what_was_written_can_be_read(files: ImageFiles, samples: Path) -> None:
     content = (samples / "qcow2").read_bytes()
     stored = write(files, samples / "qcow2", "qcow2")
-    with files.open("i1") as file:
+    sha512 = stored.os_hash_value
+    with files.open("i1", sha512) as file:
         assert file.read() == content
-    assert stored.size_bytes == files.size_bytes("i1") == len(content)
+    assert stored.size_bytes == files.size_bytes("i1", sha512) == len(content)
     assert stored.checksum_md5 == hashlib.md5(content).hexdigest()
     assert (stored.os_hash_algo, stored.os_hash_value) == ("sha512", hashlib.sha512(content).hexdigest())
     assert files.known() == {"i1"}
-    files.delete("i1")
-    files.delete("i1")
-    assert files.known() == set()
-    assert files.size_bytes("i1") is None
+    assert files.names("i1") == {sha512}
+    for _ in range(2):
+        files.remove("i1", [sha512])
+    assert files.known() == files.names("i1") == set()
+    assert files.size_bytes("i1", sha512) is None
     with pytest.raises(Unavailable, match="not on this controller"):
-        files.open("i1")
+        files.open("i1", sha512)
 
 
 @pytest.mark.parametrize(
@@ -242,30 +244,40 @@ def test_memory_stays_flat(files: ImageFiles) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 50 * 1024
 
 
-def test_of_two_rivals_the_published_one_stays(files: ImageFiles) -> None:
+def test_rivals_do_not_touch_each_other(files: ImageFiles) -> None:
     first = files.receive("i1", [b"first"], "raw", PLENTY)
     second = files.receive("i1", [b"second"], "raw", PLENTY)
+    again = files.receive("i1", [b"second"], "raw", PLENTY)
     assert files.known() == set()
-    for _ in range(2):  # its transaction may have to run again
+    for _ in range(2):
         files.publish(second)
     files.discard(first)
-    with files.open("i1") as file:
+    files.discard(again)
+    with files.open("i1", second.os_hash_value) as file:
         assert file.read() == b"second"
     with pytest.raises(Unavailable, match="repeat it"):
         files.publish(first)
 
 
 def test_staged_data_waits_for_its_import(files: ImageFiles, samples: Path, tmp_path: Path) -> None:
-    assert files.stage("i1", chunked(samples / "qcow2"), PLENTY) == (samples / "qcow2").stat().st_size
+    stored = files.stage("i1", chunked(samples / "qcow2"), PLENTY)
+    assert stored.size_bytes == (samples / "qcow2").stat().st_size
     assert files.known() == {"i1"}
-    assert files.size_bytes("i1") is None
-    with pytest.raises(WrongFormat):
-        files.write("i1", files.staged("i1"), "vmdk", PLENTY)
-    files.write("i1", files.staged("i1"), "qcow2", PLENTY)
-    files.unstage("i1")
-    assert len(left_over(files, tmp_path)) == 1
-    with pytest.raises(Unavailable, match="staged"):
-        next(files.staged("i1"))
+    assert (files.names("i1"), files.names("i1", "staging")) == (set(), {stored.os_hash_value})
+    with files.open("i1", stored.os_hash_value, "staging") as file:
+        assert file.read() == (samples / "qcow2").read_bytes()
+    files.remove("i1", [stored.os_hash_value], "staging")
+    assert left_over(files, tmp_path) == []
+
+
+def test_a_file_of_an_earlier_version_is_taken_over(files: ImageFiles) -> None:
+    sha512 = hashlib.sha512(b"old").hexdigest()
+    (files.directory / "data" / "i1").write_bytes(b"old")
+    for _ in range(2):
+        files.adopt("i1", sha512)
+    with files.open("i1", sha512) as file:
+        assert file.read() == b"old"
+    assert files.known() == {"i1"}
 
 
 UPLOADER = """
@@ -291,8 +303,8 @@ def test_what_a_killed_upload_leaves_is_swept_and_a_living_one_is_not(files: Ima
     (part,) = left_over(files, tmp_path)
     assert files.sweep() == 0, "too young"
     os.utime(part, (0, 0))
-    files.write("i2", [b"another upload"], "raw", PLENTY)
-    assert left_over(files, tmp_path) == [tmp_path / "store" / "data" / "i2"]
+    stored = files.write("i2", [b"another upload"], "raw", PLENTY)
+    assert left_over(files, tmp_path) == [tmp_path / "store" / "data" / "i2" / stored.os_hash_value]
 
 
 def test_ids_cannot_lead_out_of_the_store(files: ImageFiles) -> None:
@@ -300,7 +312,9 @@ def test_ids_cannot_lead_out_of_the_store(files: ImageFiles) -> None:
         with pytest.raises(ValueError, match="file's name"):
             files.write(name, [b"x"], "raw", PLENTY)
         with pytest.raises(ValueError, match="file's name"):
-            files.open(name)
+            files.open(name, "0")
+        with pytest.raises(ValueError, match="file's name"):
+            files.open("i1", name)
 
 
 def test_many_uploads_at_once(files: ImageFiles) -> None:
@@ -313,5 +327,6 @@ def test_many_uploads_at_once(files: ImageFiles) -> None:
     for thread in threads:
         thread.join()
     for n in range(8):
-        with files.open(f"i{n}") as file:
-            assert file.read() == f"i{n}".encode() * 50_000
+        content = f"i{n}".encode() * 50_000
+        with files.open(f"i{n}", hashlib.sha512(content).hexdigest()) as file:
+            assert file.read() == content

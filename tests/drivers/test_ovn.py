@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.plans import topologies as t
-from trilith.drivers.ovn import COLUMNS, KEY, SCHEMA, Northbound
+from trilith.drivers.ovn import COLUMNS, FENCE, KEY, SCHEMA, Northbound
 from trilith.drivers.ovn_fake import FakeNorthbound
 from trilith.kernel.errors import Refused, Unavailable
 from trilith.network.northbound_plan import compile, diff
@@ -214,4 +214,44 @@ def test_a_thousand_ports(server: Server) -> None:
     assert sum(change.table == "Logical_Switch_Port" for change in changes) == 1
     driver.apply(changes)
     assert driver.read() == want
+    driver.close()
+
+
+def test_an_older_lease_writes_nothing(server: Server) -> None:
+    """A controller that was asleep while another took over."""
+    asleep, awake = Northbound(server.remote), Northbound(server.remote)
+    asleep.take(4)
+    asleep.apply(diff(compile(many(1)), asleep.read()))
+    awake.take(5)
+    want = compile(many(2))
+    awake.apply(diff(want, awake.read()))
+    with pytest.raises(Unavailable):
+        asleep.apply([("delete", "Logical_Router", t.an_id("router"), {})])
+    with pytest.raises(Unavailable):
+        asleep.replace({})
+    with pytest.raises(Unavailable, match="taken over"):
+        asleep.take(4)
+    assert awake.read() == want
+    awake.take(5)  # again: nothing to do
+    assert server.nbctl("get", "NB_Global", ".", "options:bfd-mult").strip().strip('"') == "3"
+    asleep.take(4, force=True)
+    asleep.replace({})
+    with pytest.raises(Unavailable):
+        awake.apply(diff(want, {}))
+    for driver in (asleep, awake):
+        driver.close()
+
+
+def test_the_lease_is_noted_in_a_database_that_was_made_anew(server: Server) -> None:
+    driver = Northbound(server.remote, timeout_s=5)
+    driver.take(7)
+    server.nbctl("clear", "NB_Global", ".", "external_ids")
+    with pytest.raises(Unavailable):
+        driver.apply(diff(compile(many(1)), {}))
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        driver.take(7)
+        if FENCE in server.nbctl("get", "NB_Global", ".", "external_ids"):
+            break
+    driver.apply(diff(compile(many(1)), driver.read()))
     driver.close()

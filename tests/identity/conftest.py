@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.client import Client
+from tests.database import url_for
 from trilith.identity import passwords, role_assignments, sign_in, tokens  # noqa: F401 - declares every noun
 from trilith.identity.fernet import make_keys
 from trilith.identity.seed import seed
@@ -38,10 +39,10 @@ def project(name: str) -> dict[str, Any]:
 @pytest.fixture
 def cloud(tmp_path: Path) -> Cloud:
     passwords.set_rounds(4)
-    make_keys(tmp_path / "fernet")
-    tokens.use_keys(tmp_path / "fernet")
-    store = Store(f"sqlite:///{tmp_path}/db.sqlite")
+    tokens.use_keys("cluster-key")
+    store = Store(url_for(tmp_path))
     store.create()
+    store.run(lambda tx: make_keys(tx, "cluster-key"))
     store.run(lambda tx: seed(tx, admin_password=PASSWORDS["admin"], demo_password=PASSWORDS["demo"]))
     return Cloud(App(store, tokens.authenticate))
 

@@ -41,8 +41,7 @@ def work(api: Client, image_id: str) -> None:
     files = api.app.settings["image_files"]
     source = SqlSource(api.app.store, kinds())
     want = source.wants("image").get(image_id, {"id": image_id, "generation": 0, "present": False})
-    outcome = converge(ImageBytes(api.app.store, files), image_id, want)
-    source.report("image", image_id, want["generation"], outcome.seen, outcome.fault)
+    converge(ImageBytes(api.app.store, files), image_id, want)
 
 
 def test_life(api: Client, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from trilith.kernel.errors import Refused, Unavailable
-from trilith.kernel.reconcile import Act, Doc, Runner, converge
+from trilith.kernel.reconcile import Act, Doc, Runner
 
 
 class Lamps:
@@ -47,8 +47,11 @@ class Rows:
     def __init__(self) -> None:
         self.rows: dict[str, Doc] = {}
         self.reports: list[tuple[str, Any, str | None]] = []
+        self.away = False
 
     def wants(self, kind: str) -> dict[str, Doc]:
+        if self.away:
+            raise Unavailable("no rows now")
         return dict(self.rows)
 
     def report(self, kind: str, key: str, generation: int, seen: Doc | None, fault: str | None) -> None:
@@ -129,10 +132,36 @@ def test_unavailable_is_tried_again_with_pauses_and_holds_up_nobody() -> None:
     run(lamps, rows, work)
 
 
-def test_an_unknown_error_of_one_key_is_tried_again_too() -> None:
-    lamps = Lamps()
+def test_when_the_source_is_back_nothing_waits_for_its_pause_to_end() -> None:
+    lamps, rows = Lamps(), Rows()
+    rows.rows["a"] = want("a")
+    lamps.fail["a"] = Unavailable("the source is away")
+
+    def work(runner: Runner) -> None:
+        until(lambda: ("lamp", "a") in runner._not_before)
+        runner._not_before["lamp", "a"] = time.monotonic() + 60  # as after many tries
+        rows.away = True
+        until(lambda: not runner._not_before)
+        del lamps.fail["a"]
+        rows.away = False
+        until(lambda: lamps.world == {"a": True})
+
+    run(lamps, rows, work)
+
+
+def test_an_unknown_error_of_one_key_is_tried_again_and_never_reported_as_nothing_there() -> None:
+    lamps, rows = Lamps(), Rows()
+    rows.rows["a"] = want("a", on=False)
+    lamps.world["a"] = True
     lamps.fail["a"] = ZeroDivisionError()
-    assert converge(lamps, "a", want("a")).retry
+
+    def work(runner: Runner) -> None:
+        until(lambda: len(lamps.acts) == 2)
+        assert rows.reports == []
+        del lamps.fail["a"]
+        until(lambda: rows.reports == [("a", {"on": False}, None)])
+
+    run(lamps, rows, work)
 
 
 def test_a_change_while_its_key_is_busy_is_seen_at_once() -> None:

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
+from tests.database import url_for
 from tests.kernel.test_pipeline import CAT
 from trilith.kernel import leases
+from trilith.kernel.errors import Unavailable
 from trilith.kernel.store import Stale, Store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    found = Store(f"sqlite:///{tmp_path}/db.sqlite")
+    found = Store(url_for(tmp_path))
     found.create()
     return found
 
@@ -46,7 +48,7 @@ def test_a_lost_race_runs_the_whole_transaction_again(store: Store) -> None:
 
 def test_hints_go_out_after_the_commit_and_never_without_one(tmp_path: Path) -> None:
     sent: list[set[str]] = []
-    store = Store(f"sqlite:///{tmp_path}/db.sqlite", sent.append)
+    store = Store(url_for(tmp_path), sent.append)
     store.create()
 
     def work(tx: Any) -> None:
@@ -78,7 +80,6 @@ def test_writers_of_many_threads_and_connections_lose_nothing(store: Store) -> N
 
 def test_stale_for_ever_ends_as_unavailable(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from trilith.kernel import store as module
-    from trilith.kernel.errors import Unavailable
 
     monkeypatch.setattr(module, "RETRY_FOR_S", 0.05)
 
@@ -98,16 +99,48 @@ def test_a_lease_has_one_holder_and_a_growing_epoch(store: Store) -> None:
     first = take("a", 0)
     assert first is not None
     assert take("b", 5) is None
-    renewed = take("a", 5)
+    renewed = store.run(lambda tx: leases.renew(tx, first, 10, 5), queue=False)
     assert renewed is not None
-    assert renewed.epoch == first.epoch
+    assert (renewed.epoch, renewed.expires_at_s) == (first.epoch, 15)
     second = take("b", 20)
     assert second is not None
     assert second.epoch == first.epoch + 1
+    assert store.run(lambda tx: leases.renew(tx, renewed, 10, 21), queue=False) is None
     assert not store.read(lambda tx: leases.holds(tx, renewed, 21))
     assert store.read(lambda tx: leases.holds(tx, second, 21))
-    asleep = take("b", 60)  # it slept over its own lease: everything it began before is of an older epoch
-    assert asleep is not None
-    assert asleep.epoch == second.epoch + 1
-    store.run(lambda tx: leases.release(tx, asleep))
-    assert take("a", 61) is not None
+    again = take("b", 22)  # the process was started again: what the one before it began is of an older epoch
+    assert again is not None
+    assert again.epoch == second.epoch + 1
+    assert not store.read(lambda tx: leases.holds(tx, second, 22))
+    assert store.run(lambda tx: leases.renew(tx, again, 10, 60)) is None  # it slept over its own lease
+    store.run(lambda tx: leases.release(tx, again))
+    assert take("a", 23) is not None
+
+
+def test_work_under_a_lease_that_was_lost_is_void(store: Store) -> None:
+    """A controller that was asleep wakes up and goes on where it was."""
+    asleep, other = leases.Holder(store, "x", "c1", for_s=2), leases.Holder(store, "x", "c2")
+    assert asleep.held() is not None
+    assert other.held() is None
+    asleep.run(lambda tx: cat(tx, "a"))
+    time.sleep(2.1)
+    with pytest.raises(Unavailable, match="not ours"):  # it ran out, though nobody has taken it yet
+        asleep.run(lambda tx: cat(tx, "b"))
+    assert other.held() is not None
+    with pytest.raises(Unavailable, match="not ours"):
+        asleep.run(lambda tx: cat(tx, "b"))
+    assert asleep.held() is None
+    other.run(lambda tx: cat(tx, "c"))
+    assert {row["id"] for row in store.read(lambda tx: tx.rows(CAT))} == {"a", "c"}
+
+
+def test_a_lease_that_is_kept_keeps_its_epoch(store: Store) -> None:
+    holder = leases.Holder(store, "x", "c1", for_s=6)
+    found = set()
+    for _ in range(5):
+        lease = holder.held()
+        assert lease is not None
+        found.add((lease.epoch, lease.expires_at_s))
+        time.sleep(0.55)
+    assert {epoch for epoch, _ in found} == {1}
+    assert len(found) > 1  # it was renewed

@@ -1,5 +1,8 @@
+import pytest
+
 from tests.client import ADMIN, MEMBER, READER, STRANGER
 from tests.network.conftest import Networking, error
+from trilith.network.networks import use_tunnel_mtu
 
 
 def test_life(net: Networking) -> None:
@@ -126,3 +129,15 @@ def test_rbac_policies(net: Networking) -> None:
     assert net.refused("rbac_policy", **wanted | {"object_type": "cloud"})[0] == 400
     assert net.delete(f"/rbac-policies/{policy['id']}").status == 204
     assert net.get(f"/networks/{network['id']}", STRANGER).status == 404
+
+
+@pytest.mark.parametrize(("tunnel_mtu", "mtu"), [(1500, 1442), (9000, 8942), (1450, 1392)])
+def test_the_mtu_is_what_the_tunnels_leave(net: Networking, tunnel_mtu: int, mtu: int) -> None:
+    use_tunnel_mtu(tunnel_mtu)
+    try:
+        assert net.make("network")["mtu"] == mtu
+        assert error(net.post("/networks", {"network": {"mtu": mtu + 1}})) == (400, "InvalidInput")
+        wire = {"provider:network_type": "flat", "provider:physical_network": "public"}
+        assert net.make("network", ADMIN, **wire)["mtu"] == 1500
+    finally:
+        use_tunnel_mtu(1500)

@@ -13,6 +13,9 @@ from trilith.cluster.cluster_file import all_in_one
 from trilith.cluster.network_controller import NetworkController, resolvers
 from trilith.cluster.state import Settings, State
 from trilith.drivers.ovn_fake import FakeNorthbound
+from trilith.kernel.errors import Unavailable
+from trilith.kernel.leases import LEASES
+from trilith.kernel.reconcile import Act
 from trilith.network import northbound_plan, repair, topology
 from trilith.placement import hosts
 
@@ -36,7 +39,9 @@ def whole_cloud(net: Networking) -> dict[str, str]:
 
 def test_the_plan_understands_the_topology(net: Networking) -> None:
     made = whole_cloud(net)
-    document = net.api.app.store.read(lambda tx: topology.topology(tx, CHASSIS, dns_servers=["1.1.1.1"]))
+    document = net.api.app.store.read(
+        lambda tx: topology.topology(tx, {"gateway_chassis": CHASSIS}, dns_servers=["1.1.1.1"])
+    )
     rows = northbound_plan.compile(document)
     assert made["network"] in rows["Logical_Switch"]
     assert made["router"] in rows["Logical_Router"]
@@ -74,6 +79,31 @@ def controller(net: Networking, tmp_path: Path) -> Iterator[NetworkController]:
     found.stop()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_two_gateways_have_a_witness(net: Networking) -> None:
+    store = net.api.app.store
+    roles = {"c1": ["control", "network"], "c2": ["network"], "n1": ["compute"], "n2": ["compute"], "l1": ["logging"]}
+    for number, (name, of_host) in enumerate(roles.items()):
+        host_id = f"00000000-0000-0000-0000-00000000000{number}"
+        store.run(lambda tx, n=name, i=host_id, r=of_host: hosts.register(tx, n, i, r, "nova"))  # type: ignore[misc]
+    assert store.read(topology.gateways) == {"gateway_chassis": ["c1", "c2"], "gateway_witnesses": ["n1"]}
+
+
+def test_what_was_asleep_writes_nothing(net: Networking, tmp_path: Path) -> None:
+    """Two controllers over one database: the first one's lease runs out while it looks away."""
+    settings = [Settings(cloud_id="t", host=name, cluster=all_in_one(name), fake=False) for name in ("c1", "c2")]
+    ovn = FakeNorthbound()
+    first, second = (NetworkController(State(tmp_path), each, net.api.app.store, ovn) for each in settings)
+    first.perform("northbound", Act("compare"))
+    net.api.app.store.run(lambda tx: tx.execute(LEASES.update().values(expires_at_s=0.0)))
+    second.perform("northbound", Act("compare"))
+    network, _ = net.network()
+    with pytest.raises(Unavailable, match="taken over"):
+        first.perform("northbound", Act("compare"))
+    assert network not in ovn.read()["Logical_Switch"]
+    second.perform("northbound", Act("compare"))
+    assert network in ovn.read()["Logical_Switch"]
 
 
 def until(ready: object, what: str) -> None:

@@ -330,6 +330,13 @@ def test_gateways_are_spread_over_hosts_and_stay_where_they_are() -> None:
     assert routed(gateway_chassis=["c", "b", "a"]) == made
 
 
+def test_witnesses_of_two_gateways_come_last() -> None:
+    made = routed(gateway_chassis=["a", "b"], gateway_witnesses=["c"])
+    of_one = {row["chassis_name"]: row["priority"] for row in made["Gateway_Chassis"].values()}
+    assert of_one.keys() == {"a", "b", "c"}
+    assert of_one["c"] == 1
+
+
 def test_a_router_that_is_down() -> None:
     assert routed({"admin_state_up": False})["Logical_Router"][t.an_id("r")]["enabled"] is False
 

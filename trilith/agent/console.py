@@ -6,11 +6,13 @@ Runs in a thread of its own for each console, and imports its client only when t
 
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from trilith.kernel.errors import Refused, Unavailable
+from trilith.kernel.tls import client_context
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,9 @@ class Consoles:
         credential: str,
         socket_of: Callable[[str, str], Path],
         log_of: Callable[[str, int | None], str],
+        ca_file: Path | None = None,
     ) -> None:
+        self._ca_file = ca_file
         self._url = hub_url
         self._headers = {"Authorization": f"Bearer {credential}"}
         self._socket_of = socket_of
@@ -51,6 +55,9 @@ class Consoles:
         except (OSError, TimeoutError, Unavailable, Refused) as error:
             log.warning("console ended: %s", error, extra={"server_id": server_id, "kind": kind})
 
+    def _tls(self) -> ssl.SSLContext | bool:
+        return client_context(self._ca_file) if self._ca_file else True
+
     async def _send(self, session: str, text: str) -> None:
         import aiohttp
 
@@ -58,7 +65,7 @@ class Consoles:
         try:
             async with (
                 aiohttp.ClientSession(headers=self._headers) as client,
-                client.ws_connect(url, compress=0) as hub,
+                client.ws_connect(url, compress=0, ssl=self._tls()) as hub,
             ):
                 await hub.send_bytes(text.encode())
         except aiohttp.ClientError as error:
@@ -77,7 +84,7 @@ class Consoles:
             url = f"{self._url}/agent-console/{session}"
             async with (
                 aiohttp.ClientSession(headers=self._headers) as client,
-                client.ws_connect(url, compress=0, heartbeat=30) as user,
+                client.ws_connect(url, compress=0, heartbeat=30, ssl=self._tls()) as user,
             ):
 
                 async def to_user() -> None:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from trilith.agent import join
 from trilith.agent.console import Consoles
 from trilith.agent.host import build, switch
 from trilith.agent.inventory import inventory, versions
@@ -28,7 +29,7 @@ from trilith.kernel.reconcile import Runner
 
 log = logging.getLogger(__name__)
 
-FIRST_TRIES_S = 0.05  # between heartbeats until the first is taken
+FIRST_TRIES_S = 0.05  # after the first heartbeat that is not taken; more after each, up to a second
 WORKERS = 8
 PRETENDED = {"vcpus": 64, "ram_mib": 256 * 1024, "disk_gib": 4096}  # what a host of pretended machines has
 
@@ -38,18 +39,23 @@ def run(settings: AgentSettings) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    credential = settings.credential_file.read_text().strip()
+    credential = join.credential(settings, ended)
+    if credential is None:
+        return
     settings.directory.mkdir(parents=True, exist_ok=True)
+    if not settings.machines:
+        return _beat(settings, HttpSource(settings.api_url, settings.host, credential, ca_file=settings.ca_file), ended)
     network = switch(settings)
     metadata = None if settings.fake else _metadata(network)
-    source = HttpSource(
-        settings.api_url, settings.host, credential, on_wants=metadata.take if metadata else lambda wants: None
-    )
+    on_wants = metadata.take if metadata else lambda wants: None
+    source = HttpSource(settings.api_url, settings.host, credential, on_wants, settings.ca_file)
     heart = threading.Thread(target=_beat, args=(settings, source, ended), name="heartbeat", daemon=True)
     heart.start()
     host = build(settings, source, network, lambda: runner.wake())
     runner = Runner(source, host.reconcilers, workers=WORKERS)
-    consoles = Consoles(settings.hub_url, credential, host.machines.console_socket, host.machines.console_log)
+    consoles = Consoles(
+        settings.hub_url, credential, host.machines.console_socket, host.machines.console_log, settings.ca_file
+    )
 
     def on_wake(message: dict[str, Any]) -> None:
         if "console" in message:
@@ -57,8 +63,8 @@ def run(settings: AgentSettings) -> None:
         else:
             runner.wake()
 
-    wake = Wake(settings.hub_url, credential, [f"host:{settings.host}"], on_wake)
-    work = threading.Thread(target=runner.run, name="runner", daemon=True)
+    wake = Wake(settings.hub_url, credential, [f"host:{settings.host}"], on_wake, settings.ca_file)
+    work = threading.Thread(target=_work, args=(source, runner), name="runner", daemon=True)
     wake.start()
     work.start()
     while not ended.wait(1.0):
@@ -68,6 +74,12 @@ def run(settings: AgentSettings) -> None:
                 raise SystemExit(f"the thread {thread.name} has ended; see: trilith logs")
     runner.stop()
     wake.stop()
+
+
+def _work(source: HttpSource, runner: Runner) -> None:
+    """A thread: all there is to do, once the API knows that this agent speaks for the host."""
+    source.begun.wait()
+    runner.run()
 
 
 def _metadata(network: HostNetwork | FakeHostNetwork) -> MetadataNetworks:
@@ -102,7 +114,7 @@ def _beat(settings: AgentSettings, source: HttpSource, ended: threading.Event) -
             lease_s = source.heartbeat(boot_id, has, runs)
         except Unavailable as error:
             log.debug("heartbeat not taken: %s", error)
-            pause_s = FIRST_TRIES_S if source.epoch == 0 else 1.0
+            pause_s = min(1.5 * pause_s, 1.0) if source.epoch == 0 else 1.0
             continue
         temporary = settings.heartbeat_file.with_suffix(".new")
         temporary.write_text(json.dumps({"time": time.time(), "epoch": source.epoch}))

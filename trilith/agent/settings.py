@@ -20,3 +20,7 @@ class AgentSettings:
     ovs_socket: str = ""
     datapath: str = "netdev"
     accelerator: str = "auto"
+    machines: bool = True
+    "Whether machines run here; else the host only says that it lives."
+    ca_file: Path | None = None
+    "What API and hub are verified against; None where they speak no TLS."

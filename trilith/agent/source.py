@@ -17,10 +17,12 @@ from typing import Any
 
 from trilith.kernel.errors import Refused, Unavailable
 from trilith.kernel.reconcile import Doc
+from trilith.kernel.tls import connect
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 20.0
+STORED_S = 600.0  # the API may take so long to judge an image and to bring it to disk, after its last byte
 CHUNK_BYTES = 1024 * 1024
 
 
@@ -28,7 +30,7 @@ class HttpSource:
     """A `kernel.reconcile.Source` over HTTP. One kept connection for each thread that uses it.
 
     `epoch` is this agent's fence: it comes with each heartbeat's answer and goes with each report. `on_wants` is given
-    all wants whenever they were fetched.
+    all wants whenever they were fetched. `ca_file` is what an ``https`` URL is verified against.
     """
 
     def __init__(
@@ -37,7 +39,9 @@ class HttpSource:
         host: str,
         credential: str,
         on_wants: Callable[[dict[str, list[Doc]]], None] = lambda wants: None,
+        ca_file: Path | None = None,
     ) -> None:
+        self._url, self._ca_file = url, ca_file
         self._address = urllib.parse.urlsplit(url)
         self._host_path = f"/agent/v1/hosts/{urllib.parse.quote(host)}"
         self._headers = {"Authorization": f"Bearer {credential}"}
@@ -47,6 +51,8 @@ class HttpSource:
         self._wants: dict[str, list[Doc]] = {}
         self._served: set[str] | None = None
         self.epoch = 0
+        self.begun = threading.Event()
+        "Set with the first heartbeat that was taken: no report counts before it."
 
     # --- the reconcilers' source
 
@@ -77,6 +83,7 @@ class HttpSource:
         document = {"boot_id": boot_id, "inventory": inventory, "versions": versions, "epoch": self.epoch}
         answer = self._json("POST", f"{self._host_path}/heartbeat", document)
         self.epoch = answer["epoch"]
+        self.begun.set()
         return float(answer["lease_s"])
 
     # --- bytes of images
@@ -99,7 +106,7 @@ class HttpSource:
         """Upload a file as the image's bytes."""
         with self._fresh() as connection, open(path, "rb") as file:
             headers = {"Content-Type": "application/octet-stream", "Content-Length": str(path.stat().st_size)}
-            response = self._exchange(connection, "PUT", _image_path(image_id), file, headers)
+            response = self._exchange(connection, "PUT", _image_path(image_id), file, headers, STORED_S)
             _check(response, response.status, response.read(2000))
 
     # --- the wire
@@ -127,25 +134,33 @@ class HttpSource:
         return json.loads(content) if content else {}
 
     def _exchange(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: Any, headers: dict[str, str]
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: Any,
+        headers: dict[str, str],
+        answer_s: float = 0.0,
     ) -> http.client.HTTPResponse:
+        """`answer_s`: how long the answer may take, where that is longer than usual."""
         try:
-            connection.request(method, self._address.path + path, body, {**self._headers, **headers})
+            try:
+                connection.request(method, self._address.path + path, body, {**self._headers, **headers})
+            except OSError:
+                if connection.sock is None:
+                    raise
+                # who refuses a body hangs up without reading all of it: the refusal is there to be read
+            if answer_s:
+                _be_patient(connection.sock, answer_s)
             return connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(f"the API is away: {error}") from error
 
     def _connect(self) -> http.client.HTTPConnection:
-        secure = self._address.scheme == "https"
-        connection = (http.client.HTTPSConnection if secure else http.client.HTTPConnection)(
-            self._address.netloc, timeout=TIMEOUT_S
-        )
         try:
-            connection.connect()
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connect(self._url, TIMEOUT_S, self._ca_file)
         except OSError as error:
             raise Unavailable(f"the API is away: {error}") from error
-        return connection
 
     @contextlib.contextmanager
     def _fresh(self) -> Iterator[http.client.HTTPConnection]:
@@ -157,6 +172,15 @@ class HttpSource:
             raise Unavailable(f"the transfer broke off: {error}") from error
         finally:
             connection.close()
+
+
+def _be_patient(connection: socket.socket, answer_s: float) -> None:
+    """Silence may last so long, unless the other machine is gone: the kernel asks it each 5 s, for a minute."""
+    connection.settimeout(answer_s)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
 
 
 def _image_path(image_id: str) -> str:

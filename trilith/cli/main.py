@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from trilith.cli import check, deploy, drill, rehearse, seen
+
     parser = argparse.ArgumentParser(
         prog="trilith", description="An OpenStack-compatible private cloud as one program."
     )
@@ -57,17 +59,35 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=_number(1, 65534), metavar="N", help="of the API; consoles have the next one (default: 8774)"
     )
     up.add_argument("--workers", type=_number(1, 64), metavar="N", help="processes that serve the API (default: 2)")
+    up.add_argument("--no-tls", action="store_true", help="passwords travel unencrypted beyond this machine")
     up.add_argument("--fake", action="store_true", help="pretend machines and networks: no root, no engines")
     up.add_argument("--cluster", type=Path, metavar="FILE", help="cluster file (default: all on this machine)")
     down = command("down", _down, "stop a cloud: machines, processes, network; its data stays")
     down.add_argument("--destroy", action="store_true", help="delete its data too, without asking")
-    status = command("status", _status, "what runs, where, and what is wrong with it (exit code 0, 1 or 3)")
-    status.add_argument("--json", action="store_true", help="for programs")
-    logs = command("logs", _logs, "the logs of all processes as one story")
-    logs.add_argument("--request", metavar="ID", help="only what belongs to one request (req-...)")
-    logs.add_argument("--follow", action="store_true", help="go on with what comes")
+    seen.add_status(command("status", seen.status, "what runs, where, and what is wrong with it (exit code 0, 1 or 3)"))
+    seen.add_logs(command("logs", seen.logs, "the logs of all processes, on all hosts, as one story"))
     repair = command("repair", _repair, "make derived state anew from the database")
     repair.add_argument("what", choices=["network"])
+    host = command("host", _host, "this host: what its keeper would do now; start the database without lost hosts")
+    host.add_argument("what", choices=["plan", "database-without"])
+    host.add_argument("names", nargs="*", metavar="HOST", help="controllers that are lost for good")
+    host.add_argument("--json", action="store_true", help="for programs")
+    about = "rehearse a cluster on this machine: its hosts as containers, and what can happen to them"
+    rehearse_words = commands.add_parser("rehearse", help=about, description=about)
+    rehearse.add(rehearse_words)
+    rehearse_words.set_defaults(run=rehearse.run)
+    about = "break a cloud on purpose and measure what its users notice (exit code 1: a bar is missed)"
+    drill.add_arguments(command("drill", drill.drill, about))
+    audit = command("audit", _audit, None)
+    audit.add_argument("--rows", action="store_true")
+    about = "make hosts what a cluster file says, over SSH"
+    deploy_words = commands.add_parser("deploy", help=about, description=about)
+    deploy.add_arguments(deploy_words)
+    deploy_words.set_defaults(run=deploy.run)
+    about = "single points of failure and availability, of a cluster file or of a running cluster"
+    check_words = commands.add_parser("check", help=about, description=about)
+    check.add_arguments(check_words)
+    check_words.set_defaults(run=check.run)
     serve = command("serve", _serve, None)
     serve.add_argument("name")
     return parser
@@ -93,7 +113,7 @@ def _running(arguments: argparse.Namespace) -> "State | None":
     from trilith.cluster.supervisor import ask
 
     state = _state(arguments)
-    if state.exists() and ask(state, "status"):
+    if state.exists() and (state.settings().clustered or ask(state, "status")):
         return state
     print(f"trilith: no cloud runs at {state.root}. To start one: trilith up --state {state.root}", file=sys.stderr)
     return None
@@ -104,9 +124,11 @@ def _up(arguments: argparse.Namespace) -> int:
     from trilith.cluster.up import Asked, is_loopback, up
 
     state = _state(arguments)
-    asked = Asked(arguments.listen, arguments.port, arguments.workers, arguments.fake, arguments.cluster)
+    asked = Asked(
+        arguments.listen, arguments.port, arguments.workers, arguments.fake, arguments.cluster, arguments.no_tls
+    )
     settings = up(state, asked, lambda line: print(line, flush=True))
-    if not is_loopback(settings.listen):
+    if not settings.tls and not is_loopback(settings.listen):
         print(
             f"Warning: {settings.listen} is reachable by others, and passwords travel there unencrypted.",
             file=sys.stderr,
@@ -125,32 +147,6 @@ def _down(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _status(arguments: argparse.Namespace) -> int:
-    from trilith.cluster import status
-
-    state = _state(arguments)
-    if not state.exists():
-        if arguments.json:
-            print(status.as_json({"running": False, "state": str(state.root)}))
-        else:
-            print(f"There is no cloud at {state.root}. To make one: trilith up --state {state.root}")
-        return NOT_RUNNING
-    found = status.status(state)
-    print(status.as_json(found.document) if arguments.json else status.as_text(found.document))
-    return found.code
-
-
-def _logs(arguments: argparse.Namespace) -> int:
-    from trilith.cli import logs
-    from trilith.cluster.state import Problem
-
-    state = _state(arguments)
-    if not state.log.is_dir():
-        raise Problem(f"There are no logs at {state.log}. To make a cloud: trilith up --state {state.root}")
-    logs.show([state.log, state.ovn], arguments.request, arguments.follow, print)
-    return 0
-
-
 def _repair(arguments: argparse.Namespace) -> int:
     from trilith.cluster.repair import repair
 
@@ -161,11 +157,35 @@ def _repair(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _host(arguments: argparse.Namespace) -> int:
+    from trilith.cli import host
+    from trilith.cluster.state import Problem
+
+    state = _state(arguments)
+    if not state.exists():
+        raise Problem(f"{state.root} belongs to no cluster yet. To make this host part of one: trilith deploy FILE")
+    if arguments.what == "database-without":
+        return host.database_without(state, arguments.names, print)
+    return host.plan(state, arguments.json, print)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    """For drills: what this host has, and what SQL says, as JSON."""
+    import json
+
+    from trilith.cluster.audit import look
+
+    print(json.dumps(look(_state(arguments), arguments.rows)))
+    return 0
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     from trilith.cluster import serve
     from trilith.kernel.logs import start_log
 
     state = _state(arguments)
+    state.make_directories()
+    state.log.mkdir(mode=0o755, parents=True, exist_ok=True)
     start_log(arguments.name, state.log)
     serve.PROCESSES[arguments.name](state)
     return 0

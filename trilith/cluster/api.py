@@ -1,14 +1,14 @@
 """The API process: the WSGI application over every service, and the paths of the program itself."""
 
+import json
 import os
 from typing import Any
 
 import sqlalchemy as sa
 
 from trilith.cluster import services  # noqa: F401 - declares everything
+from trilith.cluster.shared_images import SharedImages, image_files
 from trilith.cluster.state import Settings, State
-from trilith.drivers.image_files import ImageFiles
-from trilith.identity.credentials import set_credentials
 from trilith.identity.tokens import authenticate, use_keys
 from trilith.kernel.declare import SERVICES, Service
 from trilith.kernel.hints import Hints
@@ -16,6 +16,7 @@ from trilith.kernel.http import App
 from trilith.kernel.request import Ctx, Reply
 from trilith.kernel.store import Store
 from trilith.kernel.wire import PlainWire
+from trilith.network.networks import use_tunnel_mtu
 from trilith.placement.hosts import HOST, is_up
 
 SYSTEM = Service("system", "system", "", PlainWire())
@@ -41,26 +42,33 @@ def metrics(ctx: Ctx) -> Reply:
     return Reply(text.encode(), 200, [("Content-Type", "text/plain; version=0.0.4")])
 
 
-def open_store(state: State) -> Store:
-    return Store(f"sqlite:///{state.database}", Hints(state.hints_socket).send)
+def open_store(state: State, settings: Settings) -> Store:
+    return Store(state.database_url(settings), Hints(state.hints_socket).send)
 
 
-def open_identity(state: State, settings: Settings) -> None:
-    """Gives this process the keys that tokens are made with, and the credentials of the cloud's own processes."""
-    names = ["hub", "controller", *(f"host-{host.name}" for host in settings.cluster.hosts)]
-    set_credentials({name: state.secret(name) for name in names})
-    use_keys(state.fernet_keys)
+def read_join_tokens(state: State) -> dict[str, dict[str, Any]]:
+    """By host: digest and end of the token that a deployment gave it. Read at each join: it may be new."""
+    try:
+        found: dict[str, dict[str, Any]] = json.loads(state.join_tokens.read_bytes())
+    except FileNotFoundError:
+        return {}
+    return found
 
 
 def app() -> App:
     """For the API server's workers; the cloud is the one of ``TRILITH_STATE``."""
     state = State(os.environ["TRILITH_STATE"])
     settings = state.settings()
-    open_identity(state, settings)
+    use_keys(state.secret("cluster-key"))
+    use_tunnel_mtu(settings.cluster.networks.tunnel_mtu)
+    images = image_files(state, settings)
     given: dict[str, Any] = {
-        "image_files": ImageFiles(state.images),
+        "image_files": images,
+        "own_image_files": images.own if isinstance(images, SharedImages) else None,
         "hub_url": settings.hub_url,
-        "hub_port": settings.hub_port,
+        "hub_port": None if settings.clustered else settings.hub_port,
+        "ca_file": state.ca_file(settings),
         "controller_credential": state.secret("controller"),
+        "join_tokens": lambda: read_join_tokens(state),
     }
-    return App(open_store(state), authenticate, given)
+    return App(open_store(state, settings), authenticate, given)

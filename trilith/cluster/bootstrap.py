@@ -6,19 +6,24 @@ Run at every start, by one process, before the API serves; adds what is missing 
 import itertools
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from trilith.cluster.api import open_store
+from trilith.cluster.schema import migrate
 from trilith.cluster.state import Settings, State
 from trilith.compute.flavors import FLAVOR
 from trilith.drivers.image_files import CHUNK_BYTES, ImageFiles
 from trilith.drivers.volume_files_fake import empty_disk
-from trilith.identity.seed import fixed_id, seed
+from trilith.identity import credentials, fernet
+from trilith.identity.seed import fixed_id, make_once, seed, was_made
 from trilith.image.image_data import MAX_IMAGE_BYTES, activate
-from trilith.image.images import IMAGE
+from trilith.image.image_import import worker
+from trilith.image.images import IMAGE, busy_until
+from trilith.kernel.kinds import now
 from trilith.kernel.store import Store, Tx
 from trilith.network.seed import seed_network
 from trilith.placement.hosts import register
@@ -43,11 +48,24 @@ def named_id(name: str) -> str:
 
 
 def bootstrap(state: State, settings: Settings) -> None:
-    store = open_store(state)
-    store.create()
+    store = open_store(state, settings)
+    migrate.prepare(store, "api", settings.host)
+    store.run(lambda tx: _processes(tx, state, settings))
+    shutil.rmtree(state.secrets / "fernet", ignore_errors=True)  # now in SQL
     store.run(lambda tx: _rows(tx, state, settings))
-    _guest_image(store, ImageFiles(state.images), settings)
+    files = ImageFiles(state.images)
+    _adopt_images(store, files)
+    _guest_image(store, files, settings)
     store.close()
+
+
+def _processes(tx: Tx, state: State, settings: Settings) -> None:
+    """What the cloud's own processes need: credentials and the keys of tokens. On one machine its host's credential is
+    known here; those of other hosts come when they join."""
+    names = ["hub", "controller", *([] if settings.clustered else [f"host-{settings.host}"])]
+    credentials.register(tx, {name: state.secret(name) for name in names})
+    old_keys = state.secrets / "fernet"
+    fernet.make_keys(tx, state.secret("cluster-key"), old_keys if old_keys.is_dir() else None)
 
 
 def _rows(tx: Tx, state: State, settings: Settings) -> None:
@@ -90,31 +108,52 @@ def guest_file() -> Path | None:
 def _guest_image(store: Store, files: ImageFiles, settings: Settings) -> None:
     """A public image to start with; in a fake cloud an empty disk. An image that somebody deleted stays deleted."""
     image_id = named_id("image:guest")
-    row = store.read(lambda tx: tx.one(IMAGE, id=image_id))
-    path = None if settings.fake else guest_file()
-    if (row is not None and row["phase"] == "active") or (row is None and (files.directory / ".seeded").exists()):
+    if (old_mark := files.directory / ".seeded").exists():
+        store.run(lambda tx: make_once(tx, GUEST))
+        old_mark.unlink()
+    if store.read(lambda tx: was_made(tx, GUEST)):
         return
+    path = None if settings.fake else guest_file()
     if path is None and not settings.fake:
         log.warning("there is no guest image yet; to build it: make guest, then: trilith up")
         return
-    token = str(uuid.uuid4())
-    store.run(lambda tx: _begin(tx, image_id, token))
+    token = f"{worker(settings.host)}:{uuid.uuid4()}"
+    if not store.run(lambda tx: _begin(tx, image_id, token)):
+        return  # another controller is at it
     stored = files.receive(image_id, _chunks(path), "qcow2", MAX_IMAGE_BYTES)
+    files.publish(stored)
 
-    def publish(tx: Tx) -> None:
+    def ready(tx: Tx) -> None:
         activate(tx, image_id, token, stored)
-        files.publish(stored)
+        make_once(tx, GUEST)
 
-    store.run(publish)
-    (files.directory / ".seeded").touch()
+    store.run(ready)
 
 
-def _begin(tx: Tx, image_id: str, token: str) -> None:
-    if (old := tx.one(IMAGE, id=image_id)) is not None:
+def _begin(tx: Tx, image_id: str, token: str) -> bool:
+    """Takes the image, also from a process that died over it; False while another controller streams into it."""
+    if was_made(tx, GUEST):
+        return False
+    old = tx.one(IMAGE, id=image_id)
+    if old is not None and old["phase"] == "active":
+        make_once(tx, GUEST)
+        return False
+    if old is not None:
+        mine = (old["busy_token"] or "").partition(":")[0] == token.partition(":")[0]
+        if old["busy_until"] and old["busy_until"] > now() and not mine:
+            return False
         tx.delete(IMAGE, old)
     new: Row = {"id": image_id, "name": GUEST, "project_id": fixed_id("project:admin"), "visibility": "public"}
     new |= {"disk_format": "qcow2", "container_format": "bare", "min_ram_mib": 96, "min_disk_gib": 0, "tags": []}
-    tx.insert(IMAGE, new | {"extra": {"os_distro": "debian"}, "phase": "saving", "busy_token": token})
+    new |= {"extra": {"os_distro": "debian"}, "phase": "saving", "busy_token": token, "busy_until": busy_until()}
+    tx.insert(IMAGE, new)
+    return True
+
+
+def _adopt_images(store: Store, files: ImageFiles) -> None:
+    """Bytes that an earlier version of the store kept get the names of this one."""
+    for row in store.read(lambda tx: tx.rows(IMAGE, phase="active")):
+        files.adopt(row["id"], row["os_hash_value"])
 
 
 def _chunks(path: Path | None) -> Iterator[bytes]:

@@ -26,9 +26,28 @@ def merge(state: State, settings: Settings) -> None:
     clouds = document.setdefault("clouds", {})
     remove_from(clouds, settings)
     admin, demo = names(state, settings)
-    clouds[admin] = _entry(settings, "admin", state.secret("admin"))
-    clouds[demo] = _entry(settings, "demo", state.secret("demo"))
+    clouds[admin] = entry(settings, "admin", state.secret("admin"), state.ca_file(settings))
+    clouds[demo] = entry(settings, "demo", state.secret("demo"), state.ca_file(settings))
     _write(document)
+
+
+def put(entries: dict[str, dict[str, Any]]) -> None:
+    """Write these clouds, by name; all others stay."""
+    document = _read()
+    document.setdefault("clouds", {}).update(entries)
+    _write(document)
+
+
+def take_out(names: set[str], auth_url: str) -> None:
+    """Take those of these names out that are of the cloud at this address."""
+    if path().exists():
+        document = _read()
+        clouds = document.get("clouds", {})
+        ours = [name for name in names & clouds.keys() if _auth_url(clouds[name]) == auth_url]
+        for name in ours:
+            del clouds[name]
+        if ours:
+            _write(document)
 
 
 def remove(settings: Settings) -> None:
@@ -55,8 +74,10 @@ def _auth_url(cloud: Any) -> str:
     return str(auth.get("auth_url")) if isinstance(auth, dict) else ""
 
 
-def _entry(settings: Settings, user: str, password: str) -> dict[str, Any]:
+def entry(settings: Settings, user: str, password: str, ca_file: Path | None) -> dict[str, Any]:
+    """One cloud of ``clouds.yaml``. `ca_file`: as the user's clients can read it; None where there is no TLS."""
     return {
+        **({"cacert": str(ca_file)} if ca_file else {}),
         "auth": {
             "auth_url": _url(settings),
             "username": user,

@@ -3,7 +3,6 @@
 Read with `read(path)`; every mistake is a `ClusterFileError` that names the file and the line.
 """
 
-import ipaddress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,7 +97,10 @@ def all_in_one(host: str) -> ClusterFile:
 
 
 def read(path: Path) -> ClusterFile:
+    """The cluster file at `path`. `ClusterFileError` lists everything that is wrong with it."""
     import yaml  # here, because every process has this module loaded and one in a cloud's life reads a file
+
+    from trilith.cluster.cluster_file_checks import mistakes
 
     try:
         text = path.read_text()
@@ -110,13 +112,37 @@ def read(path: Path) -> ClusterFile:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ClusterFileError(f"{path}, line {line}: not YAML: {error.problem}.") from error
+    if twice := _key_used_twice(tree):
+        raise ClusterFileError(f"{path}, line {twice.start_mark.line + 1}: `{twice.value}` is given twice.")
     try:
         cluster = msgspec.convert(document, ClusterFile)
     except msgspec.ValidationError as error:
         reason, _, where = str(error).partition(" - at `$")
-        raise ClusterFileError(f"{path}, line {_line(tree, _steps(where))}: {reason}.") from error
-    _check(cluster, path, tree)
+        steps = _steps(where)
+        if "roles" in steps:
+            reason = f"{reason}: a host's roles are some of {', '.join(ALL_ROLES)}"
+        raise ClusterFileError(f"{path}, line {_line(tree, steps)}: {reason}.") from error
+    found = [f"{path}, line {_line(tree, list(mistake.steps))}: {mistake.sentence}" for mistake in mistakes(cluster)]
+    if found:
+        raise ClusterFileError("\n".join(found))
     return cluster
+
+
+def _key_used_twice(node: Any) -> Any:
+    """The first key that stands twice in one mapping: YAML's readers would take the last without a word."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                return key
+            seen.add(key.value)
+            if twice := _key_used_twice(value):
+                return twice
+    if isinstance(node, yaml.SequenceNode):
+        return next(filter(None, map(_key_used_twice, node.value)), None)
+    return None
 
 
 def _steps(where: str) -> list[str | int]:
@@ -148,36 +174,3 @@ def _line(node: Any, steps: list[str | int]) -> int:
             break
         line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
     return line
-
-
-def _check(cluster: ClusterFile, path: Path, tree: Any) -> None:
-    """What types cannot say: names and addresses are used once, and every needed role is somewhere."""
-
-    def wrong(reason: str, *steps: str | int) -> ClusterFileError:
-        return ClusterFileError(f"{path}, line {_line(tree, list(steps))}: {reason}")
-
-    if not cluster.hosts:
-        raise wrong("`hosts` is empty; name at least one host.", "hosts")
-    seen: dict[str, int] = {}
-    for index, host in enumerate(cluster.hosts):
-        for value in (host.name, host.address):
-            if value in seen:
-                raise wrong(f"`{value}` is already used by host {seen[value] + 1}.", "hosts", index)
-        seen[host.name] = seen[host.address] = index
-        if not host.name.replace("-", "").replace(".", "").isalnum():
-            raise wrong(f"`{host.name}` is no host name; use letters, digits, dots and dashes.", "hosts", index, "name")
-        _address(host.address, lambda reason, at=index: wrong(reason, "hosts", at, "address"))
-        if not host.roles:
-            raise wrong(f"host `{host.name}` has no role; give it some of {', '.join(ALL_ROLES)}.", "hosts", index)
-    if cluster.vip is not None:
-        _address(cluster.vip, lambda reason: wrong(reason, "vip"))
-    for role in ("control", "network", "compute"):
-        if not any(role in host.roles for host in cluster.hosts):
-            raise wrong(f"no host has the role `{role}`; a cloud needs at least one.", "hosts")
-
-
-def _address(text: str, wrong: Any) -> None:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError as error:
-        raise wrong(f"`{text}` is no IP address.") from error

@@ -1,33 +1,33 @@
 """The controller process: what no host owns. The network's northbound database, images, deadlines."""
 
+import functools
 import logging
 import signal
 import threading
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from trilith.cluster import image_store
 from trilith.cluster.api import open_store
 from trilith.cluster.network_controller import NetworkController
+from trilith.cluster.schema import migrate
+from trilith.cluster.shared_images import image_files
 from trilith.cluster.state import Settings, State
 from trilith.compute import server_wants
-from trilith.drivers.image_files import ImageFiles
-from trilith.identity.fernet import rotate_keys
+from trilith.identity.fernet import ROTATE_S, rotate_keys
 from trilith.image import images
+from trilith.kernel.errors import Unavailable
 from trilith.kernel.hints import Wake
 from trilith.kernel.leases import Holder
 from trilith.kernel.reconcile import Reconciler, Runner
 from trilith.kernel.sql_source import SqlSource
-from trilith.kernel.store import Store, Tx
+from trilith.kernel.store import Store, Tx, forget_commits
 from trilith.volume import volumes
 
 log = logging.getLogger(__name__)
 SWEEP_S = 5.0
 RESYNC_S = 2.0
-ROTATE_KEYS_S = 7 * 24 * 3600.0
-SWEEPS: tuple[Callable[[Tx], None], ...] = (images.sweep, volumes.sweep, server_wants.sweep)
+SWEEPS: tuple[Callable[[Tx], None], ...] = (images.sweep, volumes.sweep, server_wants.sweep, forget_commits)
 
 
 def run(state: State, settings: Settings) -> None:
@@ -35,9 +35,10 @@ def run(state: State, settings: Settings) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    store = open_store(state)
+    store = open_store(state, settings)
+    migrate.prepare(store, "controller", settings.host)
     kinds: dict[str, Any] = image_store.kinds()
-    reconcilers: list[Reconciler] = [image_store.ImageBytes(store, ImageFiles(state.images))]
+    reconcilers: list[Reconciler] = [image_store.ImageBytes(store, image_files(state, settings), settings.host)]
     network = NetworkController(state, settings, store)
     runner = Runner(SqlSource(store, kinds), reconcilers, RESYNC_S, workers=4)
 
@@ -45,7 +46,9 @@ def run(state: State, settings: Settings) -> None:
         runner.wake()
         network.wake()
 
-    wake = Wake(settings.hub_url, state.secret("controller"), ["images", "northbound"], on_wake)
+    wake = Wake(
+        settings.hub_url, state.secret("controller"), ["images", "northbound"], on_wake, state.ca_file(settings)
+    )
     threads = [threading.Thread(target=work, daemon=True) for work in (runner.run, network.run)]
     for thread in [wake, *threads]:
         thread.start()
@@ -58,16 +61,16 @@ def run(state: State, settings: Settings) -> None:
 def _sweep(state: State, settings: Settings, store: Store, ended: threading.Event) -> None:
     """Deadlines, by whoever holds the lease."""
     lease = Holder(store, "sweep", f"controller:{settings.host}")
-    while not ended.wait(SWEEP_S):
-        if lease.held() is None:
-            continue
-        for work in SWEEPS:
-            store.run(work)
-        if keys_age_s(state.fernet_keys) > ROTATE_KEYS_S:
-            rotate_keys(state.fernet_keys)
-            log.info("token keys rotated")
-
-
-def keys_age_s(directory: Path) -> float:
-    """Since the last rotation: the staged key was made then."""
-    return time.time() - (directory / "0").stat().st_mtime
+    pause_s = 0.0  # at once: a controller that is killed every few seconds meets its deadlines too
+    while not ended.wait(pause_s):
+        pause_s = SWEEP_S
+        try:
+            if lease.held() is None:
+                continue
+            for work in SWEEPS:
+                lease.run(work)
+            if lease.run(functools.partial(rotate_keys, cluster_key=state.secret("cluster-key"), if_older_s=ROTATE_S)):
+                log.info("token keys rotated")
+            migrate.contract(store, [host.name for host in settings.controllers])
+        except Unavailable as error:
+            log.warning("again later: %s", error)

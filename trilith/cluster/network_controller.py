@@ -10,22 +10,34 @@ import time
 from ipaddress import ip_address
 from pathlib import Path
 
+from trilith.cluster.engines.ovn_central import NORTHBOUND, remotes
 from trilith.cluster.state import Settings, State
 from trilith.cluster.up import ovn_host
 from trilith.drivers.ovn import Northbound, Rows
 from trilith.drivers.ovn_fake import FakeNorthbound
+from trilith.drivers.ovsdb import Tls
 from trilith.kernel.errors import Refused, Unavailable
 from trilith.kernel.leases import Holder
 from trilith.kernel.reconcile import Act, Doc, Runner
 from trilith.kernel.store import Store, Tx
 from trilith.network import northbound_plan, repair, topology
-from trilith.placement.hosts import HOST
 
 log = logging.getLogger(__name__)
 
 KEY = "northbound"
 LOOK_S = 1.0
 COMPARE_S = 30.0
+LEASE_S = 6.0  # after which another controller goes on when this one is gone
+
+
+def open_northbound(state: State, settings: Settings) -> Northbound | FakeNorthbound:
+    """In a cluster: whichever controller leads the database, over TLS."""
+    if settings.fake:
+        return FakeNorthbound()
+    if not settings.clustered:
+        return Northbound(ovn_host(state, settings).remote)
+    tls = Tls(state.tls / "host.key", state.tls / "host.crt", state.tls / "ca.crt")
+    return Northbound(remotes(NORTHBOUND, settings.controllers), tls=tls)
 
 
 class NetworkController:
@@ -41,15 +53,13 @@ class NetworkController:
         northbound: Northbound | FakeNorthbound | None = None,
     ) -> None:
         self._store, self._fake = store, settings.fake
-        if northbound is None:
-            northbound = FakeNorthbound() if settings.fake else Northbound(ovn_host(state, settings).remote)
-        self._northbound = northbound
-        self._lease = Holder(store, KEY, f"controller:{settings.host}")
+        self._northbound: Northbound | FakeNorthbound = northbound or open_northbound(state, settings)
+        self._lease = Holder(store, KEY, f"controller:{settings.host}", LEASE_S)
         self._moved = threading.Event()  # OVN has changed since it was compared
         self._done: tuple[object, ...] | None = None  # the mark of the rows that OVN has
         self._compared_at = 0.0
         self._runner = Runner(self, [self], LOOK_S, workers=1)
-        northbound.on_change(self._on_change)
+        self._northbound.on_change(self._on_change)
 
     def wake(self) -> None:
         self._runner.wake()
@@ -93,7 +103,12 @@ class NetworkController:
         return [*acts, Act("report")] if seen["stale_ports"] else acts
 
     def perform(self, key: str, act: Act) -> None:
+        """Under the lease, in SQL and in OVN: whoever was asleep while another took over writes nothing any more."""
+        lease = self._lease.held()
+        if lease is None:
+            raise Unavailable("another controller has taken over")
         try:
+            self._northbound.take(lease.epoch, force=act.do == "replace")
             if act.do == "replace":
                 self._replace(act.args["number"])
             elif act.do == "compare":
@@ -105,7 +120,7 @@ class NetworkController:
 
     def _replace(self, number: int) -> None:
         self._northbound.replace(self._wanted())
-        self._store.run(lambda tx: repair.done(tx, number))
+        self._lease.run(lambda tx: repair.done(tx, number))
         log.info("all northbound rows made anew")
 
     def _compare(self) -> None:
@@ -121,7 +136,7 @@ class NetworkController:
         self._done, self._compared_at = mark, time.monotonic()
 
     def _wanted(self) -> Rows:
-        document = self._store.read(lambda tx: topology.topology(tx, _gateways(tx), dns_servers=resolvers()))
+        document = self._store.read(lambda tx: topology.topology(tx, topology.gateways(tx), dns_servers=resolvers()))
         return northbound_plan.compile(document)
 
     def _ports_up(self) -> set[str] | None:
@@ -133,7 +148,7 @@ class NetworkController:
 
     def _report(self) -> None:
         up = self._northbound.ports_up()
-        self._store.run(lambda tx: topology.report_ports_up(tx, up))
+        self._lease.run(lambda tx: topology.report_ports_up(tx, up))
 
     def _plug_in(self) -> None:
         """On hosts that are not real a port is up as soon as it is bound."""
@@ -144,12 +159,7 @@ class NetworkController:
 
 
 def _mark(tx: Tx) -> tuple[object, ...]:
-    return (*topology.fingerprint(tx), *_gateways(tx))
-
-
-def _gateways(tx: Tx) -> list[str]:
-    """The hosts on which routers may have their gateway."""
-    return sorted(row["name"] for row in tx.rows(HOST) if "network" in row["roles"])
+    return (*topology.fingerprint(tx), repr(topology.gateways(tx)))
 
 
 def resolvers(path: Path = Path("/etc/resolv.conf")) -> list[str]:

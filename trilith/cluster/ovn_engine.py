@@ -9,7 +9,6 @@ the namespace: when that was made anew (the machine rebooted), no port of the ol
 
 import hashlib
 import json
-import os
 import socket
 import subprocess
 from collections.abc import Callable
@@ -19,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from trilith.cluster.process import Process
-from trilith.drivers import linux_net
+from trilith.drivers import linux_net, unixctl
+from trilith.drivers.ovs import datapath
+from trilith.kernel.errors import Refused, Unavailable
 
 SCHEMAS = {
     "conf": "/usr/share/openvswitch/vswitch.ovsschema",
@@ -27,7 +28,6 @@ SCHEMAS = {
     "sb": "/usr/share/ovn/ovn-sb.ovsschema",
 }
 INNER_LINK = "outside"
-UNIXCTL_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,7 @@ class OvnHost:
 
     @property
     def datapath(self) -> str:
-        """The kernel's, where the module is there; else the one in userspace."""
-        return "system" if os.path.isdir("/sys/module/openvswitch") else "netdev"
+        return datapath()
 
 
 def prepare_host(host: OvnHost) -> None:
@@ -283,26 +282,7 @@ def _listens(path: Path) -> bool:
 
 def _ask(control: Path, method: str) -> str:
     """One command to a daemon's control socket; "" when it does not answer."""
-    request = {"id": 0, "method": method, "params": []}
-    received = b""
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(UNIXCTL_TIMEOUT_S)
-        try:
-            client.connect(str(control))
-            client.sendall(json.dumps(request).encode())
-            while piece := client.recv(65536):
-                received += piece
-                if (answer := _decoded(received)) is not None:
-                    return str(answer.get("result") or "")
-        except OSError:
-            return ""
-    return ""
-
-
-def _decoded(received: bytes) -> dict[str, Any] | None:
-    """The answer, once all of it has come."""
     try:
-        answer: dict[str, Any] = json.loads(received)
-    except ValueError:
-        return None
-    return answer
+        return unixctl.ask(control, method)
+    except (Unavailable, Refused):
+        return ""

@@ -26,7 +26,7 @@ def supervisor(state: State) -> None:
 
 def api(state: State) -> None:
     """Granian with its workers forked from one parent that has everything imported."""
-    from granian.constants import Interfaces
+    from granian.constants import Interfaces, SSLProtocols
     from granian.log import LogLevels
     from granian.server import Server
 
@@ -44,6 +44,9 @@ def api(state: State) -> None:
         blocking_threads=THREADS,
         respawn_failed_workers=True,
         workers_kill_timeout=KILL_WORKER_S,
+        ssl_cert=state.tls / "host.crt" if settings.encrypted else None,
+        ssl_key=state.tls / "host.key" if settings.encrypted else None,
+        ssl_protocol_min=SSLProtocols.tls12,
         log_level=LogLevels.error,
         log_dictconfig={"loggers": {"_granian": {"propagate": True}, "granian.access": {"propagate": False}}},
     )
@@ -93,9 +96,17 @@ def network(state: State) -> None:
 
 def agent(state: State) -> None:
     from trilith.agent.main import run
-    from trilith.cluster.up import agent_settings
+    from trilith.cluster import agent_place, up
 
-    run(agent_settings(state, state.settings()))
+    settings = state.settings()
+    place = agent_place if settings.clustered else up
+    run(place.agent_settings(state, settings))
+
+
+def keeper(state: State) -> None:
+    from trilith.cluster.keeper import run
+
+    run(state)
 
 
 def _entry(settings: Settings, module: str, function: str) -> Callable[..., Any]:
@@ -104,5 +115,5 @@ def _entry(settings: Settings, module: str, function: str) -> Callable[..., Any]
 
 
 PROCESSES: dict[str, Callable[[State], None]] = {
-    function.__name__: function for function in (supervisor, api, hub, controller, network, agent)
+    function.__name__: function for function in (supervisor, api, hub, controller, network, agent, keeper)
 }

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 
+from trilith.cluster.schema import migrate  # noqa: F401 - its tables
 from trilith.kernel import leases, quota  # noqa: F401 - their tables
 
 SERVICES = ("compute", "identity", "image", "network", "placement", "volume")

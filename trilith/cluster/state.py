@@ -4,7 +4,6 @@ Everything that survives a restart is below this one directory, and nothing is a
 the user's ``clouds.yaml``. Every process of a cloud is given the directory and finds the rest here.
 """
 
-import base64
 import contextlib
 import fcntl
 import ipaddress
@@ -51,6 +50,8 @@ class Settings(msgspec.Struct, kw_only=True):
     workers: int = 2
     fake: bool = False
     public_cidr: str = "172.24.4.0/24"
+    tls: bool = False
+    "On one machine: whether API and hub speak TLS. In a cluster they always do."
     program: str = "trilith.cluster"
     "The package with ``api.app``, ``bootstrap.bootstrap`` and ``controller.run``."
 
@@ -58,6 +59,10 @@ class Settings(msgspec.Struct, kw_only=True):
     def clustered(self) -> bool:
         """Whether other hosts belong to this cloud: then it is entered by its VIP, and SQL is Galera."""
         return self.cluster.clustered
+
+    @property
+    def encrypted(self) -> bool:
+        return self.tls or self.clustered
 
     @property
     def controllers(self) -> list[Host]:
@@ -78,13 +83,21 @@ class Settings(msgspec.Struct, kw_only=True):
     def api_url(self) -> str:
         if self.clustered:
             return f"https://{_bracketed(self.cluster.vip or self.address)}"
-        return f"http://{_bracketed(self.address)}:{self.port}"
+        return f"{self._scheme}://{_bracketed(self.address)}:{self.port}"
 
     @property
     def hub_url(self) -> str:
         if self.clustered:
             return self.api_url
-        return f"http://{_bracketed(self.address)}:{self.hub_port}"
+        return f"{self._scheme}://{_bracketed(self.address)}:{self.hub_port}"
+
+    def url_of(self, host: Host) -> str:
+        """Of the API on another controller, past the VIP."""
+        return f"https://{_bracketed(host.address)}:{self.port}"
+
+    @property
+    def _scheme(self) -> str:
+        return "https" if self.tls else "http"
 
     @property
     def public_gateway(self) -> str:
@@ -106,7 +119,9 @@ class State:
         self.database = self.root / "db.sqlite"
         self.settings_file = self.root / "cloud.json"
         self.secrets = self.root / "secrets"
-        self.fernet_keys = self.secrets / "fernet"
+        self.tls = self.secrets / "tls"
+        "``ca.crt``, ``host.crt``, ``host.key``; on controllers ``vip.pem``."
+        self.join_tokens = self.secrets / "join-tokens.json"
         self.run = self.root / "run"
         self.log = self.root / "log"
         self.images = self.root / "images"
@@ -128,6 +143,10 @@ class State:
             return f"sqlite:///{self.database}"
         return f"mysql+pymysql://trilith:{self.secret('database')}@127.0.0.1:{WRITER_PORT}/trilith?charset=utf8mb4"
 
+    def ca_file(self, settings: Settings) -> Path | None:
+        """The authority that this cloud's own addresses are verified against; None where they speak no TLS."""
+        return self.tls / "ca.crt" if settings.encrypted else None
+
     def make_directories(self) -> None:
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
         for directory in (self.run, self.log, self.images, self.host, self.ovn):
@@ -135,8 +154,7 @@ class State:
         if self.root.stat().st_uid == os.geteuid():
             for directory in (self.root, self.host):
                 directory.chmod(0o755)  # whatever the umask: machines run as another user
-        for directory in (self.secrets, self.fernet_keys):
-            directory.mkdir(mode=0o700, exist_ok=True)
+        self.secrets.mkdir(mode=0o700, exist_ok=True)
 
     def settings(self) -> Settings:
         """Raises FileNotFoundError when no cloud was ever made here."""
@@ -146,19 +164,16 @@ class State:
         write_file(self.settings_file, msgspec.json.format(msgspec.json.encode(settings)), mode=0o644)
 
     def secret(self, name: str) -> str:
-        """A secret by name. Passwords: ``admin``, ``demo``; credentials: ``hub``, ``controller``, ``host-NAME``."""
+        """A secret by name. Passwords: ``admin``, ``demo``; credentials: ``hub``, ``controller``, ``host-NAME``;
+        ``cluster-key`` seals what is secret in SQL."""
         return (self.secrets / name).read_text().strip()
 
     def make_secrets(self, settings: Settings) -> None:
         """Make those that are missing; those that are there stay."""
-        names = ["admin", "demo", "hub", "controller", *(f"host-{host.name}" for host in settings.cluster.hosts)]
-        for name in names:
+        processes = ["hub", "controller", *(f"host-{host.name}" for host in settings.cluster.hosts)]
+        for name in ("admin", "demo", "cluster-key", *processes):
             if not (self.secrets / name).exists():
                 write_file(self.secrets / name, (secrets.token_urlsafe(24) + "\n").encode())
-        # keystone's key repository: 0 is staged, the highest number signs
-        for number in ("0", "1"):
-            if not (self.fernet_keys / number).exists():
-                write_file(self.fernet_keys / number, base64.urlsafe_b64encode(secrets.token_bytes(32)))
 
 
 def write_file(path: Path, content: bytes, mode: int = 0o600, sync: bool = True) -> None:

@@ -35,6 +35,8 @@ READY_POLL_S = 0.02
 IDLE_POLL_S = 0.2  # while none is starting
 LOG_BYTES = 20 * 1024 * 1024
 LOGS_KEPT = 3
+ONCE_KNOWN = ["/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "sh"]
+"""Runs what follows it when it is given a line. At the end of its input, that is without us, it ends instead."""
 
 Condition = Literal["waiting", "starting", "ready", "done", "backoff", "stopped"]
 
@@ -166,8 +168,9 @@ class Supervisor:
         )
         try:
             popen = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
+                [*ONCE_KNOWN, *argv],
+                bufsize=0,
+                stdin=subprocess.PIPE,
                 stdout=descriptor,
                 stderr=descriptor,
                 env=environment,
@@ -181,12 +184,15 @@ class Supervisor:
             os.close(descriptor)
         child.popen = popen
         self._running(child, popen.pid, time.time())
-        log.info("started", extra={"unit": unit.name, "pid": popen.pid})
         self._remember()
+        assert popen.stdin is not None
+        with contextlib.suppress(BrokenPipeError), popen.stdin:  # only now: the next supervisor would know of it
+            popen.stdin.write(b"\n")
+        log.info("started", extra={"unit": unit.name, "pid": popen.pid})
 
     def _running(self, child: Child, pid: int, started_at: float) -> None:
-        child.pid = pid
         child.pidfd = os.pidfd_open(pid)
+        child.pid = pid
         child.started_at, child.started = started_at, time.monotonic()
         child.condition = "starting"
         self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._exited(child))
@@ -281,8 +287,9 @@ class Supervisor:
             child = self.children.get(record["name"])
             alive = proc.start_ticks(record["pid"]) == record["ticks"]
             if alive and child and child.unit.survives and child.unit.fingerprint == record["is"]:
-                self._running(child, record["pid"], record["at"])
-                log.info("taken over", extra={"unit": child.unit.name, "pid": child.pid})
+                with contextlib.suppress(ProcessLookupError):  # it has ended just now
+                    self._running(child, record["pid"], record["at"])
+                    log.info("taken over", extra={"unit": child.unit.name, "pid": child.pid})
             else:
                 proc.end_session(record["pid"], self.state.root, grace_s=STOP_S)
         self._remember()

@@ -1,4 +1,4 @@
-"""TLS between the processes of a cloud, and to its clients: one place that says how.
+"""TLS for a process of this cloud: who it serves as, and what it verifies others against.
 
 Certificates lie in ``secrets/tls``: ``ca.crt``, this host's ``host.crt`` and ``host.key``. Everybody is verified.
 """
@@ -6,22 +6,14 @@ Certificates lie in ``secrets/tls``: ``ca.crt``, this host's ``host.crt`` and ``
 import ssl
 
 from trilith.cluster.state import Settings, State
+from trilith.kernel.tls import client_context, server_context
 
 
 def server(state: State, settings: Settings) -> ssl.SSLContext | None:
     """For a server on this host; None where the cloud has no TLS (one machine on loopback)."""
-    if not settings.clustered:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(state.secrets / "tls" / "host.crt", state.secrets / "tls" / "host.key")
-    return context
+    return server_context(state.tls / "host.crt", state.tls / "host.key") if settings.encrypted else None
 
 
 def client(state: State, settings: Settings) -> ssl.SSLContext | None:
-    """For asking a server of this cloud."""
-    if not settings.clustered:
-        return None
-    context = ssl.create_default_context(cafile=str(state.secrets / "tls" / "ca.crt"))
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
+    """For asking a server of this cloud; None where it has no TLS."""
+    return client_context(state.ca_file(settings)) if settings.encrypted else None

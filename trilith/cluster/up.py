@@ -60,6 +60,7 @@ class Asked:
     workers: int | None = None
     fake: bool = False
     cluster: Path | None = None
+    no_tls: bool = False
 
 
 def up(state: State, asked: Asked, say: Say) -> Settings:
@@ -80,6 +81,8 @@ def up(state: State, asked: Asked, say: Say) -> Settings:
             _check_machine(state, settings, patience_s=_end_leftovers(state, settings))
             state.write_settings(settings)
             state.make_secrets(settings)
+            if settings.tls:
+                _make_certificate(state, settings)
             _start_supervisor(state)
             try:
                 _wait_ready(state, begun, say)
@@ -158,6 +161,7 @@ def agent_settings(state: State, settings: Settings) -> AgentSettings:
         ovs_socket=str(ovn.socket) if ovn else "",
         datapath=ovn.datapath if ovn else "netdev",
         accelerator=settings.cluster.engines.accelerator,
+        ca_file=state.ca_file(settings),
     )
 
 
@@ -170,9 +174,9 @@ def units(state: State, settings: Settings) -> list[Unit]:
             given = {name: getattr(process, name) for name in ("name", "argv", "env", "netns", "ready")}
             engines.append(Unit(**given, after=(*process.after, "network"), survives=True))
     return [
-        _ours(state, "api", ready=lambda: _answers(settings.address, settings.port)),
+        _ours(state, "api", ready=lambda: _answers(settings.address, settings.port, state.ca_file(settings))),
         *engines,
-        _ours(state, "hub", ready=lambda: _answers(settings.address, settings.hub_port)),
+        _ours(state, "hub", ready=lambda: _answers(settings.address, settings.hub_port, state.ca_file(settings))),
         _ours(state, "agent", ready=lambda: heartbeat_age_s(state) < 2.0),
         _ours(state, "controller", after=("api",)),
     ]
@@ -185,14 +189,21 @@ def _ours(
     return Unit(name=name, argv=argv, ready=ready, after=after, once=once)
 
 
-def _answers(address: str, port: int) -> bool:
+def _answers(address: str, port: int, ca_file: Path | None) -> bool:
     """Whether ``/healthz`` says 200. By hand: an HTTP library would be the largest part of the supervisor."""
     try:
-        with socket.create_connection((address, port), timeout=1) as connection:
+        plain = socket.create_connection((address, port), timeout=1)
+        with plain, _wrapped(plain, address, ca_file) if ca_file else plain as connection:
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             return connection.recv(64).split(b" ")[1:2] == [b"200"]
     except OSError:
         return False
+
+
+def _wrapped(plain: socket.socket, address: str, ca_file: Path) -> socket.socket:
+    from trilith.kernel.tls import client_context  # here, because a supervisor without TLS does not need it
+
+    return client_context(ca_file).wrap_socket(plain, server_hostname=address)
 
 
 def heartbeat_age_s(state: State) -> float:
@@ -220,6 +231,7 @@ def _settled(state: State, asked: Asked) -> Settings:
             workers=asked.workers or 2,
             fake=asked.fake,
             public_cidr=_free_public_cidr(),
+            tls=not asked.no_tls and not is_loopback(asked.listen or "127.0.0.1"),
         )
     settings = state.settings()
     if asked.fake and not settings.fake:
@@ -230,11 +242,13 @@ def _settled(state: State, asked: Asked) -> Settings:
     if asked.cluster:
         settings.cluster = read(asked.cluster)
         settings.host = _this_host(settings.cluster, settings.host)
-    if (asked.port or settings.port) != settings.port or (asked.listen or settings.listen) != settings.listen:
-        clouds_yaml.remove(settings)
+    before = settings.api_url
+    settings.tls = not asked.no_tls and not is_loopback(asked.listen or settings.listen)
     settings.listen = asked.listen or settings.listen
     settings.port = asked.port or settings.port
     settings.workers = asked.workers or settings.workers
+    if settings.api_url != before:
+        clouds_yaml.remove(state.settings())
     return settings
 
 
@@ -257,6 +271,10 @@ def _same(state: State, asked: Asked) -> Settings:
                 f"The cloud at {state.root} runs with {name} {getattr(settings, name)}. "
                 f"To change it: trilith down --state {state.root}, then trilith up again."
             )
+    if asked.no_tls and settings.tls:
+        raise Problem(
+            f"The cloud at {state.root} runs with TLS. To change it: trilith down --state {state.root} first."
+        )
     return settings
 
 
@@ -366,6 +384,16 @@ def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
+def _make_certificate(state: State, settings: Settings) -> None:
+    """This machine's, from an authority that lies beside it. It holds for every address that the cloud listens on."""
+    from trilith.cluster.certificates import keep_certificate, make_ca  # here: the supervisor never makes any
+
+    listen = ipaddress.ip_address(settings.listen)
+    more = [str(address) for _, address in _addresses()] if listen.is_unspecified else [str(listen)]
+    ca = make_ca(state.tls, settings.cluster.name)
+    keep_certificate(ca, state.tls, "host", [settings.host, "localhost", "127.0.0.1", "::1", *more])
+
+
 # --- starting
 
 
@@ -400,7 +428,8 @@ def _wait_ready(state: State, begun: float, say: Say) -> None:
             return
         failing = [child for child in children if child["restarts"] >= FAILURES and child["state"] != "ready"]
         if failing or spent_s > READY_S or (not answer and spent_s > 10):
-            names = [child["name"] for child in failing or children if child["name"] not in told] or ["supervisor"]
+            late = failing or [child for child in children if child["name"] not in told]
+            names = [child["name"] for child in late] or ["supervisor"]
             raise Problem(f"{_not_ready(state, names)}\nThe whole story: trilith logs --state {state.root}")
         time.sleep(0.03)
 

@@ -51,7 +51,8 @@ def _address(ctx: Ctx, row: Row, console: str) -> str:
     ctx.tx.insert(TOKEN, new | {"console": console, "expires_at_s": moment + TOKEN_S})
     base = urlsplit(ctx.base_url)
     host = f"[{base.hostname}]" if ":" in (base.hostname or "") else base.hostname
-    place = f"{host}:{ctx.settings.get('hub_port', 8775)}"
+    port = ctx.settings.get("hub_port", 8775)
+    place = f"{host}:{port}" if port else base.netloc  # None: hub and API share one address
     if console == "serial":
         return f"{'wss' if base.scheme == 'https' else 'ws'}://{place}/console?token={token}"
     path = quote(f"console?token={token}", safe="")

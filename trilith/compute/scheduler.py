@@ -110,12 +110,10 @@ def _world(tx: Tx, ask: Ask) -> World:
     members: dict[str, int] = {}
     if ask.group:
         query = sa.select(c.host, sa.func.count().label("n")).where(
-            c.server_group_id == ask.group["id"], c.deleted_at.is_(None), c.host.is_not(None), c.id != ask.server_id
+            c.server_group_id == ask.group["id"], c.deleted_at.is_(None), c.host.is_not(None)
         )
-        if ask.server_id is None:
-            query = sa.select(c.host, sa.func.count().label("n")).where(
-                c.server_group_id == ask.group["id"], c.deleted_at.is_(None), c.host.is_not(None)
-            )
+        if ask.server_id is not None:
+            query = query.where(c.id != ask.server_id)
         members = {row["host"]: row["n"] for row in tx.select(query.group_by(c.host))}
     return World(usage(tx, ask.server_id), tx.rows(AGGREGATE), where, members)
 

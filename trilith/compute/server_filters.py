@@ -60,7 +60,7 @@ def _same(column: str, since: Version = ADMINS) -> Filter:
 
 def _like(column: str, since: Version = ADMINS) -> Filter:
     """A regular expression, as upstream's database takes it."""
-    return _for(since, lambda ctx, values: columns()[column].regexp_match(values[-1]))
+    return _for(since, lambda ctx, values: columns()[column].regexp_match(values[-1], flags="i"))
 
 
 def _flag(column: str, since: Version = ADMINS) -> Filter:

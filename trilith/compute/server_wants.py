@@ -33,7 +33,27 @@ def wants(tx: Tx, host: str) -> list[Row]:
     volumes = {volume["id"]: volume for volume in tx.rows(VOLUME, id=ids)} if ids else {}
     every = [port for found in ports.values() for port in found]
     outer, networks = _floating(tx, [port["id"] for port in every]), networks_of(tx, every)
-    return [want(tx, row, ports.get(row["id"], []), networks, volumes, outer) for row in rows]
+    asked = _requests(tx, [row["id"] for row in rows])
+    return [
+        want(tx, row, ports.get(row["id"], []), networks, volumes, outer) | {"request_id": asked.get(row["id"])}
+        for row in rows
+    ]
+
+
+def _requests(tx: Tx, server_ids: list[str]) -> dict[str, str]:
+    """The last request whose work on the server has not ended: the host's log names it."""
+    actions = tx.rows(ACTION, server_id=server_ids, finished_at=None) if server_ids else []
+    ordered = sorted(actions, key=lambda action: str(action["start_time"]))
+    return {action["server_id"]: action["request_id"] for action in ordered}
+
+
+def _snapshots(tx: Tx, row: Row) -> list[Row]:
+    """Those that are still to be made: an image that was deleted meanwhile is wanted by nobody."""
+    from trilith.image.images import IMAGE
+
+    ids = [each["image_id"] for each in row["snapshots"]]
+    there = {image["id"] for image in tx.rows(IMAGE, id=ids)} if ids else set()
+    return [each for each in row["snapshots"] if each["image_id"] in there]
 
 
 def _floating(tx: Tx, port_ids: list[str]) -> dict[str, str]:
@@ -74,7 +94,7 @@ def want(
         "user_data": row["user_data"],
         "network_data": network_data(ports, networks),
         "vendor_data": {},
-        "snapshots": row["snapshots"],
+        "snapshots": _snapshots(tx, row),
     }
 
 
@@ -147,8 +167,7 @@ def _settled(tx: Tx, row: Row, seen: Row, current: bool) -> Row:
     """What follows from what was seen, besides the status."""
     changes: Row = _volumes(tx, row, seen)
     done = set(seen.get("snapshots_done", []))
-    if any(each["image_id"] in done for each in row["snapshots"]):
-        changes["snapshots"] = [each for each in row["snapshots"] if each["image_id"] not in done]
+    changes["snapshots"] = [each for each in _snapshots(tx, row) if each["image_id"] not in done]
     booted = seen["boot_epoch"] >= row["boot_epoch"] and seen["root_epoch"] >= row["root_epoch"]
     if row["launched_at"] is None and booted:
         changes |= {"launched_at": now(), "admin_password": None}

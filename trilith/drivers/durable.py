@@ -41,6 +41,6 @@ def make_directory(directory: Path, mode: int = 0o711) -> Path:
 
 def check_name(name: str) -> str:
     """`name` as given, if it can be a file's name in our directory; else ValueError: it would lead out of it."""
-    if not name or name.startswith(".") or "/" in name or "\0" in name or len(name) > 100:
+    if not name or name.startswith(".") or "/" in name or "\0" in name or len(name) > 128:
         raise ValueError(f"{name!r} cannot be a file's name.")
     return name

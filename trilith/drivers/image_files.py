@@ -1,21 +1,23 @@
-"""The image service's store: one file per image on this controller's disk.
+"""The image service's store: the bytes of images as files on this controller's disk.
 
 Bytes stream in; hashes and format inspection run on the stream: nothing is whole in memory, nothing is read twice.
-A file gets its public name only after it was inspected, hashed and synced. An upload has three endings: published,
-discarded, or (its process was killed) a part that nobody holds locked, which a later upload sweeps away.
+A file gets its place only after it was hashed, synced and, where it becomes an image's data, inspected. Its name there
+is what its content is: the row that says which SHA-512 an image has says which file is meant, and all others are
+left over, wherever they come from: an upload that lost, a copy that broke off, a process that was killed.
 
-    incoming/<image id>.<random>   being received, locked by its writer
-    staging/<image id>             staged for a later import, not inspected yet
-    data/<image id>                published
+    incoming/<image id>.<random>          being received, locked by its writer
+    data/<image id>/<its SHA-512 in hex>   may be an image's data
+    staging/<image id>/<its SHA-512>       staged for a later import, not inspected yet
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -26,6 +28,7 @@ from trilith.drivers.durable import check_name, make_directory, publish
 from trilith.kernel.errors import Kind, Refused, Unavailable
 
 CHUNK_BYTES = 1 << 20
+PLACES = ("data", "staging")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Content that may stand under the declared format "raw": plain bytes, a partitioned disk, an optical disc
@@ -66,7 +69,6 @@ class Stored:
     detected_format: str
     virtual_size_bytes: int | None
     part: Path
-    inode: int
     os_hash_algo: str = "sha512"
 
 
@@ -80,9 +82,8 @@ class ImageFiles:
     def __init__(self, directory: Path, unrecognized_ok: bool = False) -> None:
         self.directory = directory
         self.unrecognized_ok = unrecognized_ok
-        self._data = make_directory(directory / "data", 0o700)
         self._incoming = make_directory(directory / "incoming", 0o700)
-        self._staging = make_directory(directory / "staging", 0o700)
+        self._places = {place: make_directory(directory / place, 0o700) for place in PLACES}
 
     def write(
         self,
@@ -93,7 +94,7 @@ class ImageFiles:
         expected_size_bytes: int | None = None,
         container_format: str = "bare",
     ) -> Stored:
-        """`receive` and `publish` in one, for a caller to whom nobody can be a rival."""
+        """`receive` and `publish` in one."""
         stored = self.receive(image_id, chunks, disk_format, max_bytes, expected_size_bytes, container_format)
         self.publish(stored)
         return stored
@@ -107,102 +108,121 @@ class ImageFiles:
         expected_size_bytes: int | None = None,
         container_format: str = "bare",
     ) -> Stored:
-        """Take the stream in and judge it, without giving it its public name yet.
+        """Take the stream in and judge it, without giving it its place yet.
 
         Raises `WrongFormat`, `WrongSize`, `TooLarge`, `StorageFull`; what the iterator raises passes through.
         In all these cases nothing is left over. Content is inspected in container format "bare" only, as upstream.
         """
         stream: Any = iter(chunks)
         inspector = format_inspector.InspectWrapper(stream) if container_format == "bare" else None
-        md5 = hashlib.md5(usedforsecurity=False)
-        sha512 = hashlib.sha512()
-        part, file = self._new_part(image_id)
-        kept = False
-        try:
-            with file:
-                size_bytes = _pour(inspector or stream, file, (md5, sha512), max_bytes, expected_size_bytes)
-                detected, virtual_size_bytes = self._judge(inspector, disk_format, size_bytes)
-                _sync(file)
-                inode = os.fstat(file.fileno()).st_ino
-            kept = True
-        finally:
-            if not kept:
-                part.unlink(missing_ok=True)
-        return Stored(
-            image_id, size_bytes, md5.hexdigest(), sha512.hexdigest(), detected, virtual_size_bytes, part, inode
+        return self._take(
+            image_id,
+            inspector or stream,
+            max_bytes,
+            expected_size_bytes,
+            lambda size_bytes: self._judge(inspector, disk_format, size_bytes),
         )
 
-    def publish(self, stored: Stored) -> None:
-        """Give a received image its name. Call it inside the transaction that makes the row active, so that of
-        two rival uploads the one whose row was written is the one whose bytes stay. Doing it again does no harm.
-        `Unavailable` if it lay so long that it was swept away."""
-        final = self._data / stored.image_id
-        try:
-            publish(stored.part, final)
-        except FileNotFoundError as error:
-            if not final.exists() or final.stat().st_ino != stored.inode:
-                raise Unavailable(f"The upload of image {stored.image_id} lay too long; repeat it.") from error
-
-    def discard(self, stored: Stored) -> None:
-        """Drop a received image that is not to be published."""
-        stored.part.unlink(missing_ok=True)
+    def keep(
+        self, image_id: str, chunks: Iterable[bytes], max_bytes: int, expected_size_bytes: int | None = None
+    ) -> Stored:
+        """Take bytes in as they are: for a later import, or another controller's copy. Raises as `receive`, but for
+        the format."""
+        return self._take(image_id, chunks, max_bytes, expected_size_bytes, lambda size_bytes: ("unknown", None))
 
     def stage(
         self, image_id: str, chunks: Iterable[bytes], max_bytes: int, expected_size_bytes: int | None = None
-    ) -> int:
-        """Keep bytes for a later import; returns their number. Raises as `receive`, but for the format."""
+    ) -> Stored:
+        """`keep` and `publish` in one, for a later import."""
+        stored = self.keep(image_id, chunks, max_bytes, expected_size_bytes)
+        self.publish(stored, "staging")
+        return stored
+
+    def _take(
+        self,
+        image_id: str,
+        chunks: Iterable[bytes],
+        max_bytes: int,
+        expected_size_bytes: int | None,
+        judge: Callable[[int], tuple[str, int | None]],
+    ) -> Stored:
+        md5, sha512 = hashlib.md5(usedforsecurity=False), hashlib.sha512()
         part, file = self._new_part(image_id)
         kept = False
         try:
             with file:
-                size_bytes = _pour(chunks, file, (), max_bytes, expected_size_bytes)
+                size_bytes = _pour(chunks, file, (md5, sha512), max_bytes, expected_size_bytes)
+                detected, virtual_size_bytes = judge(size_bytes)
                 _sync(file)
-            publish(part, self._staging / image_id)
             kept = True
         finally:
             if not kept:
                 part.unlink(missing_ok=True)
-        return size_bytes
+        return Stored(image_id, size_bytes, md5.hexdigest(), sha512.hexdigest(), detected, virtual_size_bytes, part)
 
-    def staged(self, image_id: str) -> Iterator[bytes]:
-        """The staged bytes, in chunks. `Unavailable` if nothing is staged here."""
-        path = self._staging / check_name(image_id)
+    def publish(self, stored: Stored, place: str = "data") -> None:
+        """Put a received file in its place; durable on return. Do it before the row says which content is meant.
+        Doing it again does no harm. `Unavailable` if it lay so long that it was swept away."""
+        final = self._path(stored.image_id, stored.os_hash_value, place)
+        while stored.part.exists():
+            make_directory(final.parent, 0o700)
+            with contextlib.suppress(FileNotFoundError):  # somebody just tidied the directory away
+                publish(stored.part, final)
+        if not final.exists():
+            raise Unavailable(f"The upload of image {stored.image_id} lay too long; repeat it.")
+
+    def discard(self, stored: Stored) -> None:
+        """Drop a received file that has not got its place. One that has it is left over, and found as such."""
+        stored.part.unlink(missing_ok=True)
+
+    def open(self, image_id: str, sha512: str, place: str = "data") -> BinaryIO:
+        """The file with this content, to read. `Unavailable` if this controller does not have it."""
         try:
-            with open(path, "rb") as file:
-                while chunk := file.read(CHUNK_BYTES):
-                    yield chunk
+            return open(self._path(image_id, sha512, place), "rb")
         except FileNotFoundError as error:
-            raise Unavailable(f"No data of image {image_id} is staged on this controller.") from error
+            raise Unavailable(f"The bytes of image {image_id} are not on this controller.") from error
 
-    def has_staged(self, image_id: str) -> bool:
-        return (self._staging / check_name(image_id)).exists()
-
-    def unstage(self, image_id: str) -> None:
-        """Drop the staged bytes; nothing happens if there are none."""
-        (self._staging / check_name(image_id)).unlink(missing_ok=True)
-
-    def open(self, image_id: str) -> BinaryIO:
-        """The published bytes as a file to read. `Unavailable` if this controller does not have them."""
+    def size_bytes(self, image_id: str, sha512: str, place: str = "data") -> int | None:
+        """None if there is no such file."""
         try:
-            return open(self._data / check_name(image_id), "rb")
-        except FileNotFoundError as error:
-            raise Unavailable(f"The data of image {image_id} is not on this controller.") from error
-
-    def size_bytes(self, image_id: str) -> int | None:
-        """The size of the published file; None if there is none."""
-        try:
-            return (self._data / check_name(image_id)).stat().st_size
+            return self._path(image_id, sha512, place).stat().st_size
         except FileNotFoundError:
             return None
 
-    def delete(self, image_id: str) -> None:
-        """Remove the image's published and staged bytes. Readers that have it open read on to the end."""
-        (self._data / check_name(image_id)).unlink(missing_ok=True)
-        self.unstage(image_id)
+    def names(self, image_id: str, place: str = "data") -> set[str]:
+        """Of all files of an image in one place: the SHA-512 of each."""
+        try:
+            return {path.name for path in (self._places[place] / check_name(image_id)).iterdir()}
+        except FileNotFoundError:
+            return set()
+
+    def remove(self, image_id: str, names: Iterable[str], place: str = "data") -> None:
+        """Remove files of an image, and its directory when it is empty then. Who has them open reads on to the end."""
+        directory = self._places[place] / check_name(image_id)
+        for name in names:
+            (directory / check_name(name)).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty, or gone
+            directory.rmdir()
+
+    def has_any(self, image_id: str) -> bool:
+        """Whether the image has a directory here, if only an empty one."""
+        return any((directory / check_name(image_id)).is_dir() for directory in self._places.values())
 
     def known(self) -> set[str]:
-        """Ids of all images with published or staged bytes."""
-        return {path.name for directory in (self._data, self._staging) for path in directory.iterdir()}
+        """Ids of all images of which `has_any` is true."""
+        return {path.name for directory in self._places.values() for path in directory.iterdir() if path.is_dir()}
+
+    def adopt(self, image_id: str, sha512: str) -> None:
+        """Take over ``data/<image id>``, where earlier versions of this store had a file."""
+        old, aside = self._places["data"] / check_name(image_id), self._places["data"] / f"{image_id}.old"
+        if old.is_file():
+            old.rename(aside)
+        if aside.is_file():
+            make_directory(old, 0o700)
+            publish(aside, old / sha512)
+
+    def _path(self, image_id: str, sha512: str, place: str) -> Path:
+        return self._places[place] / check_name(image_id) / check_name(sha512)
 
     def sweep(self, min_idle_s: float = 3600.0) -> int:
         """Remove parts that no process holds and nobody wrote to for `min_idle_s`; returns how many."""

@@ -145,6 +145,13 @@ def checksum_offload_off(name: str) -> None:
         fcntl.ioctl(control, SIOCETHTOOL, struct.pack("16sP16x", name.encode(), ctypes.addressof(value)))
 
 
+def offload_off(name: str) -> None:
+    """Frames leave and arrive as they are on the wire: a userspace switch neither cuts large ones nor joins small."""
+    for feature in ("tx", "gro", "lro"):  # one by one, because a link that cannot do one must not keep the others
+        argv = ["ethtool", "-K", name, feature, "off"]
+        subprocess.run(argv, capture_output=True, check=False, timeout=10)
+
+
 def make_tap(name: str, owner_uid: int) -> bool:
     """A persistent tap in the calling thread's namespace, to be opened by that user; says whether it was made."""
     made = not link_exists(name)

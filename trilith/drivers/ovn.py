@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 from uuid import UUID
 
-from trilith.drivers.ovsdb import Operation, Replica, Tables, as_map, as_set, where
+from trilith.drivers.ovsdb import Operation, Replica, Tables, Tls, as_map, as_set, where
 from trilith.kernel.errors import Unavailable
 
 Row = dict[str, Any]
@@ -17,6 +17,9 @@ Rows = dict[str, dict[str, Row]]
 Change = tuple[Literal["insert", "update", "delete"], str, str, Row]  # what, table, key, columns (None: to default)
 
 KEY = "trilith:key"
+FENCE = "trilith:epoch"
+# Gateways watch each other five times a second: a dead one is noticed within a second, not within five.
+OPTIONS = {"bfd-min-rx": "200", "bfd-min-tx": "200", "bfd-mult": "3"}
 SCHEMA = "/usr/share/ovn/ovn-nb.ovsschema"
 COLUMNS: dict[str, tuple[str, ...]] = {
     "Logical_Switch": ("name", "ports", "dns_records", "other_config"),
@@ -35,14 +38,20 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "ACL": ("priority", "direction", "match", "action"),
 }
 SEEN_ONLY = {"Logical_Switch_Port": ("up",)}  # OVN writes it
+GLOBAL = "NB_Global"  # a table of one row
 
 
 class Northbound:
-    """A live copy of our rows in the northbound database at `remote`. Safe to use from several threads."""
+    """A live copy of our rows in the northbound database at `remote`. Safe to use from several threads.
 
-    def __init__(self, remote: str, timeout_s: float = 10.0) -> None:
+    Who writes says with `take` under which lease; from then on, nothing is written under an older one.
+    """
+
+    def __init__(self, remote: str, timeout_s: float = 10.0, tls: Tls | None = None) -> None:
         columns = {table: (*names, *SEEN_ONLY.get(table, ()), "external_ids") for table, names in COLUMNS.items()}
-        self._replica = Replica(remote, "OVN_Northbound", SCHEMA, columns, timeout_s, track=True)
+        columns[GLOBAL] = ("external_ids", "options")
+        self._replica = Replica(remote, "OVN_Northbound", SCHEMA, columns, timeout_s, track=True, tls=tls)
+        self._epoch: int | None = None
         self._known: dict[str, dict[UUID, tuple[str, Row]]] = {table: {} for table in COLUMNS}
 
     def close(self) -> None:
@@ -68,12 +77,49 @@ class Northbound:
                 if _key_of(tables, row) and tables.value(row, "up") == [True] and not tables.value(row, "type")
             }
 
+    def take(self, epoch: int, force: bool = False) -> None:
+        """Write from now on under the lease with this epoch; whoever has an older one can write nothing any more.
+
+        Raises `Unavailable` when the database has seen a newer one, unless `force`.
+        """
+
+        def build(tables: Tables) -> list[Operation]:
+            for uuid, row in tables.rows(GLOBAL).items():
+                ids, options = tables.value(row, "external_ids"), tables.value(row, "options")
+                there = ids.get(FENCE)
+                if int(there or 0) > epoch and not force:
+                    raise Unavailable(
+                        f"OVN's northbound database was written under lease {there}, this is {epoch}: another "
+                        "controller has taken over. If SQL was restored from a backup: trilith repair network"
+                    )
+                if there == str(epoch) and options.items() >= OPTIONS.items():
+                    return []
+                mutations = [
+                    ["external_ids", "delete", ["set", [FENCE]]],
+                    ["external_ids", "insert", as_map({FENCE: str(epoch)})],
+                    ["options", "delete", ["set", list(OPTIONS)]],
+                    ["options", "insert", as_map(OPTIONS)],
+                ]
+                if there is None:  # an insertion leaves the epoch that somebody else has put there meanwhile
+                    del mutations[0]
+                    return [{"op": "mutate", "table": GLOBAL, "where": where(uuid), "mutations": mutations}]
+                return [
+                    _only_under(there),
+                    {"op": "mutate", "table": GLOBAL, "where": where(uuid), "mutations": mutations},
+                ]
+            first = {"external_ids": as_map({FENCE: str(epoch)}), "options": as_map(OPTIONS)}
+            return [{"op": "insert", "table": GLOBAL, "row": first}]
+
+        self._replica.transact(build)
+        self._epoch = epoch
+
     def apply(self, changes: Iterable[Change]) -> None:
         """All of them in one transaction. Inserting what is there updates it, deleting what is not there is nothing.
 
-        Raises `Unavailable` (away, or the rows changed since they were read) or `Refused` (OVN does not take a row).
+        Raises `Unavailable` (away, the rows changed since they were read, or another controller has taken over) or
+        `Refused` (OVN does not take a row).
         """
-        self._replica.transact(lambda tables: _Writer(tables, self._uuids(tables)).operations(changes))
+        self._replica.transact(lambda tables: self._fenced(_Writer(tables, self._uuids(tables)).operations(changes)))
 
     def replace(self, rows: Rows) -> None:
         """Delete every row of ours and insert these, in one transaction: connections through the network live on."""
@@ -87,9 +133,12 @@ class Northbound:
             changes: list[Change] = [
                 ("insert", table, key, row) for table, keyed in rows.items() for key, row in keyed.items()
             ]
-            return [*old, *_Writer(tables, {}).operations(changes)]
+            return self._fenced([*old, *_Writer(tables, {}).operations(changes)])
 
         self._replica.transact(build)
+
+    def _fenced(self, operations: list[Operation]) -> list[Operation]:
+        return [_only_under(str(self._epoch)), *operations] if operations and self._epoch is not None else operations
 
     def _uuids(self, tables: Tables) -> dict[str, dict[str, UUID]]:
         self._refresh(tables)
@@ -101,6 +150,8 @@ class Northbound:
             for gone in known.keys() - tables.rows(table).keys():
                 del known[gone]
         for table, uuid in tables.take_changed():
+            if table not in self._known:
+                continue
             row = tables.rows(table).get(uuid)
             if row is not None and (key := _key_of(tables, row)):
                 self._known[table][uuid] = (key, _plain(tables, table, row))
@@ -112,6 +163,12 @@ class Northbound:
         for uuid, (key, row) in self._known[table].items():
             yield (f"{key}#{uuid}" if key in taken else key), row, uuid
             taken.add(key)
+
+
+def _only_under(epoch: str) -> Operation:
+    """An operation that makes its transaction fail unless the database is at this epoch: no row of it, no change."""
+    holds = [["external_ids", "includes", as_map({FENCE: epoch})]]
+    return {"op": "wait", "timeout": 0, "table": GLOBAL, "where": holds, "columns": [], "until": "!=", "rows": []}
 
 
 def _key_of(tables: Tables, row: Any) -> str:

@@ -29,6 +29,7 @@ class FakeNorthbound:
         self._up: set[str] = set()
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.Lock()
+        self._epoch = 0
 
     def close(self) -> None:
         self._callbacks.clear()
@@ -49,6 +50,12 @@ class FakeNorthbound:
     def set_up(self, port: str, up: bool = True) -> None:
         self._up = self._up | {port} if up else self._up - {port}
         self._tell()
+
+    def take(self, epoch: int, force: bool = False) -> None:
+        self._check_present()
+        if epoch < self._epoch and not force:
+            raise Unavailable(f"Written under lease {self._epoch}, this is {epoch}: another controller has taken over.")
+        self._epoch = epoch
 
     def apply(self, changes: Iterable[Change]) -> None:
         self._check_present()

@@ -6,6 +6,7 @@ calls find it again. Taps are persistent, so a machine keeps running when the sw
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ COLUMNS: Columns = {
     "Port": ("name", "interfaces"),
     "Interface": ("name", "external_ids"),
 }
+MODULE = Path("/sys/module/openvswitch")
 BRIDGE = "br-int"
 METADATA_ADDRESS = "169.254.169.254"
 INNER_LINK = "eth0"
@@ -40,6 +42,12 @@ class MetadataPort:
     port_id: str
     mac: str
     addresses: tuple[str, ...]
+
+
+def datapath() -> str:
+    """Which this host's switch has: the kernel's (``system``) where the module is there, else the one in userspace
+    (``netdev``)."""
+    return "system" if MODULE.is_dir() else "netdev"
 
 
 def tap_name(port_id: str) -> str:

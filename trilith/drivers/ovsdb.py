@@ -12,17 +12,30 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import ovs.db.idl
 import ovs.poller
+import ovs.stream
 
 from trilith.kernel.errors import Refused, Unavailable
 
 Columns = dict[str, tuple[str, ...]]
 Operation = dict[str, Any]
 BACKOFF_MS = 1000  # the least that the library takes
+PROBE_MS = 1500  # of silence, after which the server at the other end of a wire is asked whether it lives
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files for ``ssl:`` remotes. They hold for the whole process: that is how the library has them."""
+
+    private_key: Path
+    certificate: Path
+    ca: Path
 
 
 class _Idl(ovs.db.idl.Idl):
@@ -38,11 +51,19 @@ class _Idl(ovs.db.idl.Idl):
 class Replica:
     """`columns` of each table in `database` at `remote` (as OVSDB writes it: ``unix:/path``, ``ssl:host:port,...``).
 
-    With `track`, `Tables.take_changed` tells which rows changed.
+    Of several remotes the cluster's leader is used, wherever it moves. With `track`, `Tables.take_changed` tells
+    which rows changed.
     """
 
     def __init__(
-        self, remote: str, database: str, schema_file: str, columns: Columns, timeout_s: float, track: bool = False
+        self,
+        remote: str,
+        database: str,
+        schema_file: str,
+        columns: Columns,
+        timeout_s: float,
+        track: bool = False,
+        tls: Tls | None = None,
     ) -> None:
         self.database = database
         self.timeout_s = timeout_s
@@ -55,7 +76,11 @@ class Replica:
             raise Unavailable(f"{schema_file} is missing: is the package of that engine installed?") from error
         for table, names in columns.items():
             schema.register_columns(table, list(names))
-        self._idl = _Idl(remote, schema)
+        if tls is not None:
+            ovs.stream.Stream.ssl_set_private_key_file(str(tls.private_key))
+            ovs.stream.Stream.ssl_set_certificate_file(str(tls.certificate))
+            ovs.stream.Stream.ssl_set_ca_cert_file(str(tls.ca))
+        self._idl = _Idl(remote, schema, probe_interval=None if remote.startswith("unix:") else PROBE_MS)
         self._idl.changed = set() if track else None
         self._idl._session.reconnect.set_backoff(BACKOFF_MS, BACKOFF_MS)
         self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -131,6 +156,8 @@ class Replica:
     def _run(self) -> None:
         while not self._stopped:
             with self._lock:
+                # Only a leader is read, so nothing is stale; a database that was made anew counts from the beginning.
+                self._idl._min_index = 0
                 changed = self._idl.run()
                 self._lock.notify_all()
             if changed:

@@ -1,21 +1,34 @@
 """Tokens as sealed letters: who, where, until when. Nothing is stored; what a token may do is looked up at each use.
 
-The key repository is a folder like keystone's: files ``0..N``; the highest number seals, ``0`` is staged to become
-the next highest, all of them open. Rotation renames, so that every controller can open what any other has sealed,
-as long as the folder is copied between two rotations.
+The keys lie in SQL, sealed with the cluster's own key, which is in a file on every controller and nowhere else. The
+newest key is staged: it opens, and begins to seal with the next rotation, when every process has long read it. The
+one before it seals. A process that meets a token it cannot open reads the keys again, so that a token made on one
+controller opens on every other at once.
 """
 
 import base64
-import os
-import secrets
-from collections.abc import Iterable
+import hashlib
+import time
 from functools import lru_cache
 from pathlib import Path
 
 import msgspec
+import sqlalchemy as sa
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
+from trilith.kernel.store import METADATA, Tx
+
 MAX_ACTIVE_KEYS = 3
+REFRESH_S = 10.0
+ROTATE_S = 7 * 24 * 3600.0
+
+KEYS = sa.Table(
+    "token_keys",
+    METADATA,
+    sa.Column("number", sa.Integer(), primary_key=True, autoincrement=False),
+    sa.Column("sealed", sa.String(255), nullable=False),
+    sa.Column("made_at_s", sa.Double(), nullable=False),
+)
 
 
 class Letter(msgspec.Struct, array_like=True, frozen=True):
@@ -33,74 +46,85 @@ class Letter(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Keys:
-    """A key repository. Notices a rotation by the folder's time."""
+    """This process's view of the keys. Safe for many threads."""
 
-    def __init__(self, directory: Path | str) -> None:
-        self._directory = Path(directory)
-        self._read_at_ns = -1
+    def __init__(self, cluster_key: str) -> None:
+        self._chest = chest(cluster_key)
+        self._numbers: list[int] = []
+        self._read_at = float("-inf")
         self._box = MultiFernet([Fernet(Fernet.generate_key())])
-        self._open = lru_cache(maxsize=4096)(self._decrypt)
+        self._open = lru_cache(maxsize=4096)(lambda token: _decrypt(self._box, token))
 
-    def seal(self, letter: Letter) -> str:
-        self._refresh()
+    def seal(self, tx: Tx, letter: Letter) -> str:
+        self._refresh(tx)
         return self._box.encrypt(msgspec.msgpack.encode(letter)).decode().rstrip("=")
 
-    def open(self, token: str) -> Letter | None:
+    def open(self, tx: Tx, token: str) -> Letter | None:
         """None where we did not seal it."""
-        self._refresh()
-        return self._open(token)
+        self._refresh(tx)
+        opened = self._open
+        letter = opened(token)
+        if letter is None:
+            self._read(tx)
+            if self._open is not opened:  # new keys, read by us or by another thread meanwhile
+                letter = self._open(token)
+        return letter
 
-    def _decrypt(self, token: str) -> Letter | None:
+    def _refresh(self, tx: Tx) -> None:
+        if time.monotonic() - self._read_at > REFRESH_S:
+            self._read(tx)
+
+    def _read(self, tx: Tx) -> None:
+        rows = tx.select(sa.select(KEYS).order_by(KEYS.c.number.desc()))
+        self._read_at = time.monotonic()
+        if (numbers := [row["number"] for row in rows]) == self._numbers:
+            return
         try:
-            padded = token + "=" * (-len(token) % 4)
-            return msgspec.msgpack.decode(self._box.decrypt(padded.encode()), type=Letter)
-        except (InvalidToken, ValueError):  # msgspec's errors are ValueErrors
-            return None
-
-    def _refresh(self) -> None:
-        while (changed_ns := os.stat(self._directory).st_mtime_ns) != self._read_at_ns:
-            names = sorted(_numbers(self._directory), reverse=True)
-            try:
-                keys = [Fernet((self._directory / str(name)).read_bytes().strip()) for name in names]
-            except FileNotFoundError:
-                continue  # a rotation is going on: look again
-            self._box = MultiFernet(keys)
-            self._open.cache_clear()
-            self._read_at_ns = changed_ns
+            keys = [Fernet(self._chest.decrypt(row["sealed"])) for row in rows]
+        except InvalidToken:
+            raise RuntimeError("the token keys were sealed with another cluster-key than this controller's") from None
+        box = MultiFernet([*keys[1:2], *keys[:1], *keys[2:]])
+        self._box, self._open = box, lru_cache(maxsize=4096)(lambda token: _decrypt(box, token))
+        self._numbers = numbers
 
 
-def _numbers(directory: Path) -> list[int]:
-    return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
+def _decrypt(box: MultiFernet, token: str) -> Letter | None:
+    try:
+        padded = token + "=" * (-len(token) % 4)
+        return msgspec.msgpack.decode(box.decrypt(padded.encode()), type=Letter)
+    except (InvalidToken, ValueError):  # msgspec's errors are ValueErrors
+        return None
 
 
-def make_keys(directory: Path) -> None:
-    """A first repository: one key that seals, one staged. Does nothing where there are keys."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    have = _numbers(directory)
-    for number in (1, 0):
-        if number not in have and (number == 0 or not have):
-            _write_key(directory / str(number))
+def chest(cluster_key: str) -> Fernet:
+    """What seals secrets that lie in SQL."""
+    digest = hashlib.sha256(b"trilith cluster-key:" + cluster_key.encode()).digest()
+    return Fernet(base64.urlsafe_b64encode(digest))
 
 
-def rotate_keys(directory: Path, keep: int = MAX_ACTIVE_KEYS) -> None:
-    """The staged key begins to seal, a new one is staged, the oldest go. Safe to be killed in between: run it again."""
-    numbers = _numbers(directory)
-    if 0 in numbers:
-        os.replace(directory / "0", directory / str(max(numbers) + 1))
-    _write_key(directory / "0")
-    for number in _outdated(_numbers(directory), keep):
-        (directory / str(number)).unlink(missing_ok=True)
+def make_keys(tx: Tx, cluster_key: str, old_files: Path | None = None) -> None:
+    """The first keys: one that seals, one staged; or those of a folder as keystone has it (0 is staged, the highest
+    number seals). Does nothing where there are keys."""
+    if tx.scalar(sa.select(sa.func.count()).select_from(KEYS)):
+        return
+    old = {int(path.name): path for path in old_files.iterdir() if path.name.isdigit()} if old_files else {}
+    contents = [old[number].read_bytes().strip() for number in sorted(old, key=lambda number: number or float("inf"))]
+    for number, content in enumerate(contents or [Fernet.generate_key(), Fernet.generate_key()], 1):
+        _add(tx, cluster_key, number, content)
 
 
-def _outdated(numbers: Iterable[int], keep: int) -> list[int]:
-    return sorted(number for number in numbers if number)[: -(keep - 1)]
+def rotate_keys(tx: Tx, cluster_key: str, if_older_s: float = 0.0) -> bool:
+    """The staged key begins to seal, a new one is staged, the oldest go. Does nothing, and says so, where the staged
+    one is younger than `if_older_s`."""
+    newest = tx.select(sa.select(KEYS).order_by(KEYS.c.number.desc()).limit(1))
+    if not newest or time.time() - newest[0]["made_at_s"] < if_older_s:
+        return False
+    number = newest[0]["number"] + 1
+    _add(tx, cluster_key, number, Fernet.generate_key())
+    tx.execute(KEYS.delete().where(KEYS.c.number <= number - MAX_ACTIVE_KEYS))
+    return True
 
 
-def _write_key(path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(base64.urlsafe_b64encode(secrets.token_bytes(32)))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _add(tx: Tx, cluster_key: str, number: int, key: bytes) -> None:
+    sealed = chest(cluster_key).encrypt(key).decode()
+    tx.execute(KEYS.insert().values(number=number, sealed=sealed, made_at_s=time.time()))

@@ -25,7 +25,7 @@ GROUP: IdentityNoun = IdentityNoun(
         description=text(65535, create="optional", update=True, default="", null=True),
         links=computed(lambda row, ctx: GROUP.links(row, ctx)),
     ),
-    dict(list=rules.READ, show=rules.READ, create=rules.MANAGE, update=rules.MANAGE, delete=rules.MANAGE),
+    rules.POLICY,
     owner=None,
     unique=[("domain_id", "name")],
     extra=Json(),

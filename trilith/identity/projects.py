@@ -47,13 +47,7 @@ PROJECT: IdentityNoun = IdentityNoun(
         parents=computed(lambda row, ctx: row.get("parents"), optional_in_view=True),  # see `show`
         subtree=computed(lambda row, ctx: row.get("subtree"), optional_in_view=True),
     ),
-    dict(
-        list=rules.READ,
-        show=f"{rules.READ}|own_project",
-        create=rules.MANAGE,
-        update=rules.MANAGE,
-        delete=rules.MANAGE,
-    ),
+    rules.POLICY | dict(show=f"{rules.READ}|own_project"),
     owner=None,
     unique=[("domain_id", "name")],
     extra=Json(),

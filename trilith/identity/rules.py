@@ -42,3 +42,4 @@ def is_own_project(who: Principal, row: Row | None) -> bool:
 READ = "admin|system_reader|domain_reader"
 READ_ALL = "admin|system_reader"
 MANAGE = "admin|domain_manager"
+POLICY = dict(list=READ, show=READ, create=MANAGE, update=MANAGE, delete=MANAGE)  # of what belongs to a domain

@@ -1,9 +1,13 @@
 """The first rows of a cloud: domain, roles, projects, users, catalogue. Run at every start; adds what is missing."""
 
+import functools
 import itertools
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import sqlalchemy as sa
 
 from trilith.identity import relations
 from trilith.identity.domains import DOMAIN
@@ -15,7 +19,7 @@ from trilith.identity.roles import GLOBAL, ROLE
 from trilith.identity.services import SERVICE
 from trilith.identity.users import USER
 from trilith.kernel.declare import SERVICES
-from trilith.kernel.store import Tx
+from trilith.kernel.store import METADATA, Tx
 
 DEFAULT_DOMAIN = "default"
 ROLES = ("admin", "manager", "member", "reader")  # each implies the next
@@ -29,6 +33,24 @@ CATALOG = (  # type, name, path below the cloud's base URL
     ("volumev3", "cinderv3", "/volume/v3"),  # the same under the name that older clients ask for
     ("object-store", "swift", "/object-store/v1/AUTH_$(project_id)s"),
 )
+
+
+MADE = sa.Table(
+    "made_once",
+    METADATA,
+    sa.Column("name", sa.String(255), primary_key=True),
+    sa.Column("made_at_s", sa.Double(), nullable=False),
+)
+
+
+def was_made(tx: Tx, name: str) -> bool:
+    """Whether this was given to the cloud once: what an operator deletes later stays deleted."""
+    return tx.scalar(sa.select(MADE.c.name).where(MADE.c.name == name)) is not None
+
+
+def make_once(tx: Tx, name: str) -> None:
+    if not was_made(tx, name):
+        tx.execute(MADE.insert().values(name=name, made_at_s=time.time()))
 
 
 def fixed_id(name: str) -> str:
@@ -58,9 +80,7 @@ def _seed_people(tx: Tx, admin_password: str, demo_password: str) -> None:
     for name in ("admin", "service", "demo"):
         new = {"id": fixed_id(f"project:{name}"), "name": name, "domain_id": DEFAULT_DOMAIN}
         tx.insert(PROJECT, new | {"parent_id": DEFAULT_DOMAIN, "ancestors": [DEFAULT_DOMAIN]})
-    with ThreadPoolExecutor() as pool:  # the slowest part of a first start
-        hashes = list(pool.map(hash_password, (admin_password, demo_password)))
-    for name, hashed in zip(("admin", "demo"), hashes, strict=True):
+    for name, hashed in zip(("admin", "demo"), _hashes(admin_password, demo_password), strict=True):
         new = {"id": fixed_id(f"user:{name}"), "name": name, "domain_id": DEFAULT_DOMAIN}
         tx.insert(USER, new | {"password_hash": hashed})
     admin, demo = fixed_id("user:admin"), fixed_id("user:demo")
@@ -68,6 +88,14 @@ def _seed_people(tx: Tx, admin_password: str, demo_password: str) -> None:
     _grant(tx, admin, "admin", "domain", DEFAULT_DOMAIN)
     _grant(tx, admin, "admin", "system", relations.SYSTEM)
     _grant(tx, demo, "member", "project", fixed_id("project:demo"))
+
+
+@functools.cache
+def _hashes(*passwords: str) -> list[str]:
+    """The slowest part of a first start. Kept, because a database may end a transaction that idles meanwhile; the next
+    one is quick."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(hash_password, passwords))
 
 
 def _grant(tx: Tx, user_id: str, role: str, target: str, target_id: str) -> None:

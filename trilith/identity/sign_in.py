@@ -12,6 +12,7 @@ from trilith.identity.projects import PROJECT
 from trilith.identity.tokens import LIFETIME_S, issue, microseconds, no_token, open_token, token_reply
 from trilith.identity.users import USER, unauthorized
 from trilith.identity.versions import IDENTITY
+from trilith.kernel.declare import Noun
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Either, Flag, ListOf, Member, Object, Text
 from trilith.kernel.request import Ctx, Reply
@@ -140,13 +141,15 @@ def _check_rules_of_user(tx: Tx, proof: Proof) -> None:
         raise unauthorized()
 
 
-def find_user(tx: Tx, given: Row) -> Row | None:
+def _find(tx: Tx, noun: Noun, given: Row) -> Row | None:
+    """A user or a project, by its id or by its name in a domain."""
     if "id" in given:
-        return tx.one(USER, id=given["id"])
+        return tx.one(noun, id=given["id"])
     if "domain" not in given:
-        raise Fault("invalid", "Expecting to find domain in user. The server could not comply with the request.")
+        words = f"Expecting to find domain in {noun.name}. The server could not comply with the request."
+        raise Fault("invalid", words)
     domain = _find_domain(tx, given["domain"])
-    return tx.one(USER, name=given["name"], domain_id=domain["id"]) if domain else None
+    return tx.one(noun, name=given["name"], domain_id=domain["id"]) if domain else None
 
 
 def _find_domain(tx: Tx, given: Row) -> Row | None:
@@ -157,7 +160,7 @@ def _by_password(tx: Tx, given: Row) -> Proof:
     asked = given.get("user")
     if asked is None or "password" not in asked:
         raise Fault("invalid", "Expecting to find user in password. The server could not comply with the request.")
-    user = find_user(tx, asked)
+    user = _find(tx, USER, asked)
     if (
         not is_password(asked["password"], user["password_hash"] if user else None)
         or user is None
@@ -186,7 +189,7 @@ def _by_application_credential(tx: Tx, given: Row) -> Proof:
     if "id" in given:
         row = tx.one(APPLICATION_CREDENTIAL, id=given["id"])
     elif "name" in given and "user" in given:
-        user = find_user(tx, given["user"])
+        user = _find(tx, USER, given["user"])
         row = tx.one(APPLICATION_CREDENTIAL, name=given["name"], user_id=user["id"]) if user else None
     else:
         raise Fault("invalid", "Expecting to find id, or name and user, in application_credential.")
@@ -215,7 +218,7 @@ def _scope(tx: Tx, asked: Any) -> Scope | None:
     if not isinstance(asked, dict) or sum(name in asked for name in ("project", "domain", "system")) != 1:
         raise Fault("invalid", "Expecting to find one of project, domain or system in scope.")
     if "project" in asked:
-        found = _find_project(tx, asked["project"])
+        found = _find(tx, PROJECT, asked["project"])
         kind = "project"
     elif "domain" in asked:
         found, kind = _find_domain(tx, asked["domain"]), "domain"
@@ -224,12 +227,3 @@ def _scope(tx: Tx, asked: Any) -> Scope | None:
     if found is None:
         raise unauthorized()
     return Scope(kind, found["id"])
-
-
-def _find_project(tx: Tx, given: Row) -> Row | None:
-    if "id" in given:
-        return tx.one(PROJECT, id=given["id"])
-    if "domain" not in given:
-        raise Fault("invalid", "Expecting to find domain in project. The server could not comply with the request.")
-    domain = _find_domain(tx, given["domain"])
-    return tx.one(PROJECT, name=given["name"], domain_id=domain["id"]) if domain else None

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from trilith.identity import relations, rules
@@ -48,15 +47,15 @@ class Session:
 _keys: Keys | None = None
 
 
-def use_keys(directory: Path | str) -> None:
-    """Where this process finds the key repository (see `fernet`)."""
+def use_keys(cluster_key: str) -> None:
+    """What the keys in SQL are sealed with (see `fernet`)."""
     global _keys
-    _keys = Keys(directory)
+    _keys = Keys(cluster_key)
 
 
 def keys() -> Keys:
     if _keys is None:
-        raise RuntimeError("use_keys(directory) was not called")
+        raise RuntimeError("use_keys(cluster_key) was not called")
     return _keys
 
 
@@ -68,7 +67,7 @@ def now_us() -> int:
 def authenticate(tx: Tx, headers: Mapping[str, str]) -> Principal:
     """Who asks, by token or by a host's credential. `Fault` 401 where that is nobody now."""
     if authorization := headers.get("authorization"):
-        if (found := bearer(authorization)) is None:
+        if (found := bearer(tx, authorization)) is None:
             raise unauthorized()
         return found
     token = headers.get("x-auth-token")
@@ -103,7 +102,7 @@ def principal(session: Session) -> Principal:
 
 def open_token(tx: Tx, token: str, grace_s: int = 0) -> Session | None:
     """None for a token that is not ours, or not valid any more; up to `grace_s` after its end it still is."""
-    letter = keys().open(token)
+    letter = keys().open(tx, token)
     if letter is None or letter.expires_us + grace_s * 1_000_000 <= now_us():
         return None
     known = facts(tx, letter.user_id, Scope(letter.scope, letter.scope_id), letter.audit_ids[0])
@@ -157,7 +156,7 @@ def issue(
         application_credential_id=application_credential_id,
     )
     session = session_of(tx, letter, known)
-    return (keys().seal(letter), session) if session else None
+    return (keys().seal(tx, letter), session) if session else None
 
 
 # showing

@@ -1,12 +1,11 @@
 """The bytes of images: upload, download, staging, import; and the same for hosts' agents.
 
 Nothing is held in memory whole. A stream opens its own short transactions: one takes the image (``saving``, with a
-token), one
-publishes. Whoever lost the token meanwhile publishes nothing.
+token), one says which bytes it has. Whoever lost the token meanwhile says nothing.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, Protocol
 
 import msgspec
@@ -17,7 +16,7 @@ from trilith.image.versions import IMAGES
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Member, Object, Text
 from trilith.kernel.request import Ctx, Reply, forbidden
-from trilith.kernel.store import Tx
+from trilith.kernel.store import Store, Tx
 from trilith.placement.hosts import AGENTS
 
 Row = dict[str, Any]
@@ -52,9 +51,8 @@ class Files(Protocol):
     def discard(self, stored: Any) -> None: ...
     def stage(
         self, image_id: str, chunks: Iterator[bytes], max_bytes: int, expected_size_bytes: int | None = None
-    ) -> int: ...
-    def unstage(self, image_id: str) -> None: ...
-    def open(self, image_id: str) -> BinaryIO: ...
+    ) -> Received: ...
+    def open(self, image_id: str, sha512: str) -> BinaryIO: ...
 
 
 def files(ctx: Ctx) -> Files:
@@ -75,7 +73,7 @@ def give_back(tx: Tx, image_id: str, token: str) -> None:
     """The stream failed: the image is queued again, if it is still ours."""
     row = tx.one(IMAGE, id=image_id, busy_token=token)
     if row is not None:
-        tx.update(IMAGE, row, phase="queued", busy_until=None, busy_token=None)
+        tx.update(IMAGE, row, phase="queued", method=None, busy_until=None, busy_token=None)
 
 
 def activate(tx: Tx, image_id: str, token: str, stored: Received) -> None:
@@ -97,13 +95,13 @@ def activate(tx: Tx, image_id: str, token: str, stored: Received) -> None:
     )
 
 
-def renewing(ctx: Ctx, image_id: str, token: str) -> Iterator[bytes]:
-    """The request's bytes; while they come, the image's deadline moves on."""
+def renewing(store: Store, chunks: Iterable[bytes], image_id: str, token: str) -> Iterator[bytes]:
+    """The bytes; while they come, the image's deadline moves on."""
     due_s = time.monotonic() + RENEW_S
-    for chunk in ctx.chunks(1 << 20):
+    for chunk in chunks:
         yield chunk
         if time.monotonic() > due_s:
-            ctx.store.run(lambda tx: _renew(tx, image_id, token))
+            store.run(lambda tx: _renew(tx, image_id, token))
             due_s = time.monotonic() + RENEW_S
 
 
@@ -125,19 +123,15 @@ def receive(ctx: Ctx, image: Row, token: str) -> None:
     try:
         stored = store.receive(
             image["id"],
-            renewing(ctx, image["id"], token),
+            renewing(ctx.store, ctx.chunks(1 << 20), image["id"], token),
             image["disk_format"],
             MAX_IMAGE_BYTES,
             length(ctx),
             image["container_format"],
         )
         try:
-
-            def publish(tx: Tx) -> None:
-                activate(tx, image["id"], token, stored)
-                store.publish(stored)
-
-            ctx.store.run(publish)
+            store.publish(stored)
+            ctx.store.run(lambda tx: activate(tx, image["id"], token, stored))
             done = True
         finally:
             if not done:
@@ -178,21 +172,22 @@ def stage(ctx: Ctx) -> None:
     """Bytes for a later import. They may be sent once; the import says what becomes of them."""
     _octets(ctx)
     image, done = _taken(ctx, "uploading"), False
+    chunks = renewing(ctx.store, ctx.chunks(1 << 20), image["id"], ctx.request_id)
     try:
-        files(ctx).stage(image["id"], renewing(ctx, image["id"], ctx.request_id), MAX_IMAGE_BYTES, length(ctx))
-        ctx.store.run(lambda tx: _staged(tx, image["id"], ctx.request_id))
+        stored = files(ctx).stage(image["id"], chunks, MAX_IMAGE_BYTES, length(ctx))
+        ctx.store.run(lambda tx: _staged(tx, image["id"], ctx.request_id, stored))
         done = True
     finally:
         if not done:
-            files(ctx).unstage(image["id"])
             ctx.store.run(lambda tx: give_back(tx, image["id"], ctx.request_id))
 
 
-def _staged(tx: Tx, image_id: str, token: str) -> None:
+def _staged(tx: Tx, image_id: str, token: str, stored: Received) -> None:
     row = tx.one(IMAGE, id=image_id, busy_token=token)
     if row is None:
         raise Fault("gone", f"Image {image_id} was deleted while its data was being sent.")
-    tx.update(IMAGE, row, busy_until=None, busy_token=None)
+    staged = msgspec.json.encode({"staged": stored.os_hash_value}).decode()
+    tx.update(IMAGE, row, method=staged, busy_until=None, busy_token=None)
 
 
 @IMAGE.route("GET", "/{id}/file", "anyone", stream=True)
@@ -211,7 +206,7 @@ def download(ctx: Ctx) -> Reply:
 
 def contents(ctx: Ctx, row: Row) -> Reply:
     """The bytes of an active image, in pieces."""
-    file = files(ctx).open(row["id"])
+    file = files(ctx).open(row["id"], row["os_hash_value"])
     headers = [
         ("Content-Type", "application/octet-stream"),
         ("Content-Length", str(row["size_bytes"])),
@@ -249,14 +244,15 @@ def begin_import(ctx: Ctx, row: Row) -> None:
         raise Fault("conflict", f"Image {row['id']} is {row['status']}: it can not be imported into.")
     if not row["disk_format"] or not row["container_format"]:
         raise Fault("invalid", "'disk_format' and 'container_format' need to be set before import")
-    if method["name"] == "glance-direct" and (row["phase"] != "uploading" or row["busy_token"]):
+    if method["name"] == "glance-direct" and (row["phase"] != "uploading" or row["busy_token"] or not row["method"]):
         raise Fault("conflict", "Image has no staged data: send it to the image's stage first.")
     if method["name"] == "web-download":
         if row["phase"] != "queued":
             raise Fault("conflict", "Image is not in the queued state.")
         if not str(method.get("uri", "")).startswith(("http://", "https://")):
             raise Fault("invalid", f"URI for web-download does not pass filtering: {method.get('uri')}")
-    wanted = {"name": method["name"], "uri": method.get("uri"), "task_id": ctx.new_id()}
+    wanted = {"name": method["name"], "uri": method.get("uri"), "task_id": ctx.new_id(), "asked_at_s": time.time()}
+    wanted["staged"] = msgspec.json.decode(row["method"])["staged"] if row["method"] else None
     tasks.begin(ctx.tx, row, wanted["task_id"], ctx.who.user_id, ctx.request_id)
     ctx.tx.update(IMAGE, row, phase="importing", method=msgspec.json.encode(wanted).decode())
 

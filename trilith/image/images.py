@@ -4,7 +4,7 @@ An image's life: ``queued`` -> (``saving``, or ``uploading`` and ``importing``) 
 the transient state, renews
 `busy_until` while it streams, and past it `sweep` puts the image back to ``queued``. The bytes lie in the store that
 the cloud gives as
-``settings["image_files"]`` and are published in the transaction that makes the row active.
+``settings["image_files"]``; the row says which content is the image's.
 """
 
 from collections.abc import Callable
@@ -187,7 +187,7 @@ IMAGE = Noun(
     extra=Text(65535),
     scope=visible,
     derive=lambda row: {"status": "deactivated" if row["deactivated"] and row["phase"] == "active" else row["phase"]},
-    wakes=lambda row: ("images",) if row["phase"] in ("importing", "deleted") else (),
+    wakes=lambda row: ("images",) if row["phase"] in ("importing", "active") else (),
     filters={
         "tag": _tag_filter,
         "size_min": _bound("size_bytes", True),
@@ -431,5 +431,5 @@ def busy_until() -> str:
 def sweep(tx: Tx) -> None:
     """Streams that died leave their image as it was before them."""
     for row in tx.rows(IMAGE, IMAGE.c.busy_until < now()):
-        back = {"saving": "queued", "uploading": "queued"}.get(row["phase"], row["phase"])
-        tx.update(IMAGE, row, phase=back, busy_until=None, busy_token=None)
+        back: Row = {"phase": "queued", "method": None} if row["phase"] in ("saving", "uploading") else {}
+        tx.update(IMAGE, row, **back, busy_until=None, busy_token=None)

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from trilith.kernel.tls import connect
+
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 10.0  # the hub writes a line at least this often
@@ -51,12 +53,17 @@ class Wake(threading.Thread):
     """
 
     def __init__(
-        self, url: str, credential: str, topics: Iterable[str], on_wake: Callable[[dict[str, Any]], None]
+        self,
+        url: str,
+        credential: str,
+        topics: Iterable[str],
+        on_wake: Callable[[dict[str, Any]], None],
+        ca_file: Path | None = None,
     ) -> None:
         super().__init__(name="wake", daemon=True)
-        self._address = urllib.parse.urlsplit(url)
+        self._url, self._ca_file = url, ca_file
         query = urllib.parse.urlencode([("topic", topic) for topic in topics])
-        self._path = f"{self._address.path}/wake?{query}"
+        self._path = f"{urllib.parse.urlsplit(url).path}/wake?{query}"
         self._headers = {"Authorization": f"Bearer {credential}"}
         self._on_wake = on_wake
         self._ended = threading.Event()
@@ -82,8 +89,7 @@ class Wake(threading.Thread):
                 connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _stream(self) -> Iterable[dict[str, Any]]:
-        kind = http.client.HTTPSConnection if self._address.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self._address.netloc, timeout=2.5 * HEARTBEAT_S)
+        connection = connect(self._url, 2.5 * HEARTBEAT_S, self._ca_file)
         self._connection = connection
         with contextlib.closing(connection):
             connection.request("GET", self._path, headers=self._headers)

@@ -14,8 +14,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.mysql import LONGTEXT
 
 from trilith.kernel.versions import NEWEST, OLDEST, Version
+
+LONG_TEXT = sa.Text().with_variant(LONGTEXT(), "mysql", "mariadb")  # whose TEXT ends at 64 KiB
 
 
 class Bad(Exception):
@@ -70,7 +73,7 @@ class Text(Kind):
         return str(value)
 
     def column(self) -> Any:
-        return sa.String(self.limit) if self.limit <= 1024 else sa.Text()
+        return sa.String(self.limit) if self.limit <= 1024 else LONG_TEXT
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class Decimal(Kind):
         return number
 
     def column(self) -> Any:
-        return sa.Float()
+        return sa.Double()
 
 
 TRUE = {"true", "1", "yes", "on", "t", "y"}

@@ -13,12 +13,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from trilith.kernel.errors import Refused, Unavailable
+from trilith.kernel.logs import REQUEST_ID
 
 log = logging.getLogger(__name__)
 
@@ -98,9 +99,6 @@ def converge(reconciler: Reconciler, key: str, want: Doc, stop: Callable[[], boo
     except Refused as error:
         log.error("refused: %s", error, extra={"kind": reconciler.kind, "key": key})
         return Outcome(reconciler.observe(key), fault=str(error))
-    except Exception:  # one of the two places where everything is caught: one bad row must not stop the others
-        log.exception("reconciler failed", extra={"kind": reconciler.kind, "key": key})
-        return Outcome(None, fault=None, retry=True)
 
 
 class Runner:
@@ -109,8 +107,16 @@ class Runner:
     `resync_s` is the clock: with the whole bus dead, a change is acted on this much later.
     """
 
-    def __init__(self, source: Source, reconcilers: list[Reconciler], resync_s: float = 1.0, workers: int = 8) -> None:
+    def __init__(
+        self,
+        source: Source,
+        reconcilers: Sequence[Reconciler],
+        resync_s: float = 1.0,
+        workers: int = 8,
+        backoff_s: tuple[float, ...] = BACKOFF_S,
+    ) -> None:
         self.source = source
+        self.backoff_s = backoff_s
         self.reconcilers = reconcilers
         self.resync_s = resync_s
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="reconcile")
@@ -140,7 +146,8 @@ class Runner:
                 self.last_round = time.monotonic()
             except Unavailable as error:
                 log.warning("source away: %s", error)
-            except Exception:  # the same place: a round that failed is tried again by the clock
+                self._forget_pauses()
+            except Exception:  # one of the two places where everything is caught: the clock tries again
                 log.exception("round failed")
             self._wake.wait(self.resync_s)
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -161,6 +168,12 @@ class Runner:
                 for slot in [s for s in memory if s[0] == kind and s[1] not in wants]:
                     memory.pop(slot, None)
 
+    def _forget_pauses(self) -> None:
+        """What failed while the source was away may have needed it: it is tried as soon as that is back."""
+        with self._lock:
+            self._tries.clear()
+            self._not_before.clear()
+
     def _start(self, reconciler: Reconciler, key: str, want: Doc) -> None:
         slot = (reconciler.kind, key)
         with self._lock:
@@ -176,6 +189,7 @@ class Runner:
 
     def _work(self, reconciler: Reconciler, key: str, want: Doc) -> None:
         slot = (reconciler.kind, key)
+        REQUEST_ID.set(want.get("request_id"))  # the lines of this work belong to who asked for it
         try:
             outcome = converge(reconciler, key, want, self._stop.is_set)
             self._remember(slot, want, outcome)
@@ -185,6 +199,9 @@ class Runner:
                 self._reported[slot] = told
         except Unavailable as error:
             log.warning("report not taken: %s", error, extra={"kind": reconciler.kind, "key": key})
+        except Exception:  # the same place: one bad row must not stop the others, and nothing is known of it
+            log.exception("reconciler failed", extra={"kind": reconciler.kind, "key": key})
+            self._remember(slot, want, Outcome(None, retry=True))
         finally:
             with self._lock:
                 self._busy.discard(slot)
@@ -200,7 +217,7 @@ class Runner:
             if outcome.retry:
                 tries = self._tries.get(slot, 0)
                 self._tries[slot] = tries + 1
-                pause_s = BACKOFF_S[min(tries, len(BACKOFF_S) - 1)]
+                pause_s = self.backoff_s[min(tries, len(self.backoff_s) - 1)]
                 self._not_before[slot] = time.monotonic() + pause_s * random.uniform(0.8, 1.2)
             else:
                 self._tries.pop(slot, None)

@@ -1,30 +1,28 @@
 """Rows in SQL. One transaction function, run again as a whole where the database asks for it; hints go out after the
 commit only.
 
-`Store.run(work)` calls ``work(tx)`` inside one transaction. Ids are chosen before it, so a repeat after an unknown
-commit finds its own
-row. SQLite (WAL, full sync: what is acknowledged is on disk) on one machine; writers queue on a file lock, because
-SQLite's own waiting polls.
+`Store.run(work)` calls ``work(tx)`` inside one transaction, which sees the database as it was at one moment. Writers
+queue, so that whatever one of them counted or found free stays so until it commits. What the two databases need for
+that is in `sqlite.py` and `mariadb.py`; nothing else knows which one it is.
 """
 
-import fcntl
+import itertools
 import logging
-import os
 import random
-import re
-import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from trilith.kernel.errors import Fault, Unavailable
 from trilith.kernel.kinds import now
+from trilith.kernel.mariadb import MariaDb
+from trilith.kernel.sqlite import Sqlite
 
 if TYPE_CHECKING:
     from trilith.kernel.declare import Noun
@@ -35,15 +33,29 @@ Row = dict[str, Any]
 Condition = sa.ColumnElement[bool]
 METADATA = sa.MetaData()
 RETRY_FOR_S = 10.0
-NO_ROOM = ("disk is full", "disk I/O error")
-DEADLOCK = (1205, 1213, 1180, 1047, 2006, 2013)
+KEEP_COMMITS_S = 3600.0  # far longer than anybody tries again
+COMMITS_SWEPT_AT_ONCE = 500
+
+WRITE_QUEUE = sa.Table(
+    "write_queue",
+    METADATA,
+    sa.Column("id", sa.Integer(), primary_key=True, autoincrement=False),
+    sa.Column("last_tx", sa.String(32), nullable=False),
+)
+COMMITS = sa.Table(
+    "commits",
+    METADATA,
+    sa.Column("tx_id", sa.String(32), primary_key=True),
+    sa.Column("attempt", sa.Integer(), nullable=False),
+    sa.Column("at_s", sa.BigInteger(), nullable=False, index=True),
+)
 
 
 class Tx:
     """One transaction. Every read and write of a service goes through it."""
 
-    def __init__(self, connection: sa.Connection) -> None:
-        self.connection = connection
+    def __init__(self, connection: sa.Connection, database: "Database") -> None:
+        self.connection, self.database = connection, database
         self.hints: set[str] = set()
 
     # reading
@@ -73,6 +85,15 @@ class Tx:
 
     def scalar(self, query: sa.Select[Any]) -> Any:
         return self.connection.execute(query).scalar()
+
+    @property
+    def is_sqlite(self) -> bool:
+        return bool(self.connection.dialect.name == "sqlite")
+
+    def now_s(self) -> float:
+        """The database's clock, which is one for all controllers; seconds since 1970."""
+        found = self.database.now_s(self.connection)
+        return time.time() if found is None else found
 
     # writing
     def insert(self, noun: "Noun", row: Mapping[str, Any]) -> Row:
@@ -153,114 +174,115 @@ def _conditions(noun: "Noun", where: Iterable[Condition | None], equals: Mapping
     return found
 
 
+class Database(Protocol):
+    """What `Store` needs of a kind of database. `enter` and `may_repeat`: see `mariadb.py`."""
+
+    engine: sa.Engine
+
+    def turn(self) -> AbstractContextManager[None]: ...
+
+    def enter(self, connection: sa.Connection, tx_id: str, attempt: int) -> int | None: ...
+
+    def may_repeat(self, error: DBAPIError) -> bool: ...
+
+    def now_s(self, connection: sa.Connection) -> float | None: ...
+
+    def close(self) -> None: ...
+
+
 class Store:
     """The database. `send_hints` takes a set of topics after each commit."""
 
     def __init__(self, url: str, send_hints: Callable[[set[str]], None] = lambda topics: None) -> None:
         self.url = url
         self.send_hints = send_hints
-        self.is_sqlite = url.startswith("sqlite")
-        self.engine = sa.create_engine(
+        kind: type[Sqlite | MariaDb] = Sqlite if url.startswith("sqlite") else MariaDb
+        self.database: Database = kind(
             url,
             json_serializer=lambda value: msgspec.json.encode(value).decode(),
             json_deserializer=msgspec.json.decode,
-            **({"connect_args": {"timeout": 30, "check_same_thread": False}} if self.is_sqlite else {}),
+            hide_parameters=True,  # errors are logged, and passwords' hashes are parameters
         )
-        self._writer = threading.Lock()
-        self._lock_file = -1
-        if self.is_sqlite:
-            event.listen(self.engine, "connect", _sqlite_connect)
-            event.listen(self.engine, "begin", _sqlite_begin)
-            path = self.engine.url.database
-            if path and path != ":memory:":
-                # its owner's only, before SQLite makes it; the write-ahead log inherits that
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-                self._lock_file = os.open(f"{path}.writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.engine = self.database.engine
 
     def create(self) -> None:
-        """Makes every table that is missing."""
+        """Makes every declared table that is missing. For tests; a cloud has them from the schema's revisions."""
         METADATA.create_all(self.engine)
+        with self.engine.begin() as connection:
+            if connection.execute(sa.select(WRITE_QUEUE)).first() is None:
+                connection.execute(WRITE_QUEUE.insert().values(id=1, last_tx=""))
 
-    def run(self, work: Callable[[Tx], T], write: bool = True) -> T:
-        """``work(tx)`` in one transaction; again on deadlock, a lost writer or a stale row, until `RETRY_FOR_S`."""
+    def run(self, work: Callable[[Tx], T], write: bool = True, queue: bool = True) -> T:
+        """``work(tx)`` in one transaction; again on deadlock, a lost writer or a stale row, until `RETRY_FOR_S`. A
+        commit whose answer was lost counts once, whatever came of it.
+
+        `queue` False: does not wait for other writers. Only for a compare-and-swap of one row, which may be repeated:
+        a heartbeat, the renewal of a lease.
+        """
         give_up = time.monotonic() + RETRY_FOR_S
-        tries = 0
-        while True:
+        ticket: Ticket[T] | None = Ticket() if write and queue else None
+        for tries in itertools.count(1):
             try:
-                return self._once(work, write)
-            except (OperationalError, Stale) as error:
-                if isinstance(error, OperationalError) and not _may_retry(error):
-                    if not any(words in str(error) for words in NO_ROOM):
-                        raise
-                    log.error("the database cannot be written: %s", error.orig)
-                    raise Unavailable("the database cannot be written now") from error
+                result, hints = self._once(work, write, ticket)
+                break
+            except (Again, Stale) as error:
                 if time.monotonic() > give_up:
+                    log.error("the database is busy or away: %s", error.__cause__ or error)
                     raise Unavailable("the database is busy") from error
-                tries += 1
-                time.sleep(random.uniform(0, 0.005 * 2 ** min(tries, 5)))
+            time.sleep(random.uniform(0, 0.005 * 2 ** min(tries, 5)))
+        if hints:
+            self.send_hints(hints)
+        return result
 
     def read(self, work: Callable[[Tx], T]) -> T:
         return self.run(work, write=False)
 
-    def _once(self, work: Callable[[Tx], T], write: bool) -> T:
-        with self._queue(write), self.engine.connect() as connection:
-            connection = connection.execution_options(trilith_write=write)
-            with connection.begin():
-                tx = Tx(connection)
-                result = work(tx)
-        if tx.hints:
-            self.send_hints(tx.hints)
-        return result
+    def _once(self, work: Callable[[Tx], T], write: bool, ticket: "Ticket[T] | None") -> tuple[T, set[str]]:
+        try:
+            with self.database.turn() if write else nullcontext(), self.engine.connect() as connection:
+                connection = connection.execution_options(trilith_write=write)
+                with connection.begin():
+                    if ticket is not None and (done := self._enter(connection, ticket)) is not None:
+                        return done
+                    tx = Tx(connection, self.database)
+                    outcome = (work(tx), tx.hints)
+                    if ticket is not None:
+                        ticket.sent[ticket.attempt] = outcome
+            return outcome
+        except DBAPIError as error:
+            if self.database.may_repeat(error):
+                raise Again(str(error.orig)) from error
+            raise
+        except sa.exc.TimeoutError as error:
+            raise Again("every connection of this process is in use") from error
 
-    @contextmanager
-    def _queue(self, write: bool) -> Iterator[None]:
-        if not write or self._lock_file < 0:
-            yield
-            return
-        with self._writer:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+    def _enter(self, connection: sa.Connection, ticket: "Ticket[T]") -> tuple[T, set[str]] | None:
+        ticket.attempt += 1
+        committed = self.database.enter(connection, ticket.tx_id, ticket.attempt)
+        return None if committed is None else ticket.sent[committed]
 
     def close(self) -> None:
-        self.engine.dispose()
-        if self._lock_file >= 0:
-            os.close(self._lock_file)
-            self._lock_file = -1
+        self.database.close()
 
 
-def _may_retry(error: OperationalError) -> bool:
-    number = error.orig.args[0] if error.orig and error.orig.args else None
-    return number in DEADLOCK or "locked" in str(error)
+class Again(Exception):
+    """The database asks for the transaction to run again."""
 
 
-def _sqlite_connect(connection: Any, record: Any) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves
-    connection.create_function("regexp", 2, _regexp, deterministic=True)
-    cursor = connection.cursor()
-    for pragma in (
-        "journal_mode=WAL",
-        "synchronous=FULL",
-        "busy_timeout=30000",
-        "cache_size=-8000",
-        "temp_store=MEMORY",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+class Ticket(Generic[T]):
+    """One transaction over all its attempts, and what those came to that were sent to be committed."""
+
+    def __init__(self) -> None:
+        self.tx_id = uuid.uuid4().hex
+        self.attempt = 0
+        self.sent: dict[int, tuple[T, set[str]]] = {}
 
 
-def _regexp(pattern: str, value: Any) -> bool:
-    try:
-        return value is not None and re.search(pattern, str(value), re.IGNORECASE) is not None
-    except re.error:
-        return False
-
-
-def _sqlite_begin(connection: sa.Connection) -> None:
-    write = connection.get_execution_options().get("trilith_write", True)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+def forget_commits(tx: Tx) -> None:
+    """Forgets commits that nobody asks for any more, a bite at a time."""
+    old = sa.select(COMMITS.c.tx_id).where(COMMITS.c.at_s < tx.now_s() - KEEP_COMMITS_S).limit(COMMITS_SWEPT_AT_ONCE)
+    if found := [row["tx_id"] for row in tx.select(old)]:
+        tx.execute(COMMITS.delete().where(COMMITS.c.tx_id.in_(found)))
 
 
 def missing(noun_name: str, key: str) -> Fault:

@@ -9,6 +9,7 @@ report is lost), and with its reply lost. From there a NEW reconciler, made over
 more, every act is done twice. Each time the end must be reached, no fault raised, and nothing left over.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -108,7 +109,9 @@ def _reach(
 ) -> None:
     deadline = time.monotonic() + patience_s
     while True:
-        outcome: Outcome = converge(reconciler, key, want)
+        with contextlib.ExitStack() as stack:
+            stack.push(lambda kind, error, trace: error.add_note(where) if error else None)
+            outcome: Outcome = converge(reconciler, key, want)
         assert outcome.fault is None, f"{where}: fault: {outcome.fault}"
         acts = reconciler.plan(want, outcome.seen)
         if not outcome.retry and not acts and settled(want, outcome.seen):

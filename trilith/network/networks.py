@@ -17,12 +17,13 @@ from trilith.network.resource import resource
 Row = dict[str, Any]
 Condition = sa.ColumnElement[bool]
 
-UNDERLAY_MTU = 1500
+ETHERNET_MTU = 1500
 GENEVE_OVERHEAD = 58
 LEAST_MTU = {4: 68, 6: 1280}
 PHYSICAL_NETWORKS = ("public", "provider")  # what hosts map to their provider bridge
 VLANS = range(1, 4095)
 GENEVE_IDS = 2**24 - 1
+_tunnel_mtu = ETHERNET_MTU  # see `use_tunnel_mtu`
 AUTO_DELETED = ("network:distributed", "network:dhcp")  # owners of ports that are in nobody's way
 
 
@@ -131,9 +132,8 @@ def make_network(tx: Tx, new_id: Callable[[], str], *, id: str, **fields: Any) -
     """A network row with its segment chosen. Raises `Fault` when the segment is taken or not possible."""
     row = NETWORK.blank() | {"id": id} | fields
     row |= _segment(tx, row)
-    overhead = GENEVE_OVERHEAD if row["network_type"] == "geneve" else 0
-    _check_mtu(tx, row, row["mtu"], overhead)
-    row["mtu"] = row["mtu"] or UNDERLAY_MTU - overhead
+    _check_mtu(tx, row, row["mtu"])
+    row["mtu"] = row["mtu"] or greatest_mtu(row["network_type"])
     row = tx.insert(NETWORK, row)
     if row["external"]:
         rbac_policies.share(tx, new_id, "network", row, EXTERNAL, True)
@@ -197,11 +197,23 @@ def _first_free(tx: Tx, numbers: range, *where: Condition) -> int:
     return found
 
 
-def _check_mtu(tx: Tx, row: Row, mtu: int | None, overhead: int) -> None:
+def use_tunnel_mtu(mtu: int) -> None:
+    """What the network between the hosts carries, in bytes; 1500 where nobody says anything."""
+    global _tunnel_mtu
+    _tunnel_mtu = mtu
+
+
+def greatest_mtu(network_type: str) -> int:
+    """Of a network of this type, in bytes."""
+    return _tunnel_mtu - GENEVE_OVERHEAD if network_type == "geneve" else ETHERNET_MTU
+
+
+def _check_mtu(tx: Tx, row: Row, mtu: int | None) -> None:
     if not mtu:
         return
-    if mtu > UNDERLAY_MTU - overhead:
-        message = f"Invalid input for operation: MTU {mtu} is more than {UNDERLAY_MTU - overhead}."
+    greatest = greatest_mtu(row["network_type"])
+    if mtu > greatest:
+        message = f"Invalid input for operation: MTU {mtu} is more than {greatest}."
         raise Fault("invalid", message, "InvalidInput")
     from trilith.network.subnets import SUBNET
 
@@ -220,9 +232,8 @@ def check_mtu_of_subnet(mtu: int, subnet: Row) -> None:
 @NETWORK.on("update")
 def update(ctx: Ctx, row: Row, changes: Row) -> Row:
     if "mtu" in changes:
-        overhead = GENEVE_OVERHEAD if row["network_type"] == "geneve" else 0
-        _check_mtu(ctx.tx, row, changes["mtu"], overhead)
-        changes["mtu"] = changes["mtu"] or UNDERLAY_MTU - overhead
+        _check_mtu(ctx.tx, row, changes["mtu"])
+        changes["mtu"] = changes["mtu"] or greatest_mtu(row["network_type"])
     if "shared" in changes:
         rbac_policies.share(ctx.tx, ctx.new_id, "network", row, SHARED, changes.pop("shared"))
     if "external" in changes:

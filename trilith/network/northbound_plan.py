@@ -1,9 +1,9 @@
 """The network as OVN's northbound rows, computed from the SQL rows: pure, whole, every time.
 
 `compile` takes the topology (lists of plain documents: networks, subnets, ports, routers, floating_ips,
-security_groups, security_group_rules, gateway_chassis; dns_domain and dns_servers) and gives every row that OVN shall
-have; `diff` gives the changes that bring what OVN has to that. Keys are our own ids, so nothing else has to be
-remembered, and a lost northbound database is simply written again.
+security_groups, security_group_rules; names of hosts: gateway_chassis, gateway_witnesses; dns_domain and dns_servers)
+and gives every row that OVN shall have; `diff` gives the changes that bring what OVN has to that. Keys are our own ids,
+so nothing else has to be remembered, and a lost northbound database is simply written again.
 
 Rows: ``{table: {key: {column: value}}}`` in normal form: a column at its default is absent, a set is a sorted list, a
 reference is the other row's key.

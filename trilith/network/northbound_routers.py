@@ -38,7 +38,8 @@ def compile_routers(topology: Doc, networks: dict[str, Doc], subnets: dict[str, 
     for router in topology["routers"]:
         gateway = by_id.get(router["gateway_port_id"] or "")
         one = _Router(rows, router, gateway, networks, subnets)
-        one.compile(interfaces[router["id"]], addresses.get(router["id"], []), topology["gateway_chassis"])
+        chassis = [*_turned(topology["gateway_chassis"], router["id"]), *topology.get("gateway_witnesses", [])]
+        one.compile(interfaces[router["id"]], addresses.get(router["id"], []), chassis)
     return rows
 
 
@@ -57,6 +58,7 @@ class _Router:
         self.made: dict[str, list[str]] = {"Logical_Router_Port": [], "Logical_Router_Static_Route": [], "NAT": []}
 
     def compile(self, interfaces: list[Doc], floating_ips: list[Doc], chassis: list[str]) -> None:
+        """`chassis`: where the gateway may be, the best first."""
         attached = [port for port in interfaces if self._cidrs(port)]
         for port in attached:
             self._interface(port, [*attached, self.gateway] if self.gateway else attached)
@@ -122,7 +124,7 @@ class _Router:
         row = self._port_row(port, attached)
         row["gateway_chassis"] = [f"{port['id']}/{name}" for name in chassis]
         self._add("Logical_Router_Port", port["id"], row)
-        for priority, name in enumerate(reversed(_turned(chassis, self.id)), start=1):
+        for priority, name in enumerate(reversed(chassis), start=1):
             self.rows["Gateway_Chassis"][f"{port['id']}/{name}"] = {
                 "name": f"{port_name(port['id'])}_{name}",
                 "chassis_name": name,

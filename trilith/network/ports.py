@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from trilith.kernel import quota
-from trilith.kernel.declare import Field, computed, flag, ident, text
+from trilith.kernel.declare import Field, computed, flag, ident, listing, text
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Choice, Either, Id, Json, ListOf, Mac, Text
 from trilith.kernel.request import Ctx, forbidden
@@ -120,22 +120,10 @@ PORT = resource(
             filter=_by_group,
             extension="security-group",
         ),
-        allowed_address_pairs=Field(
-            kind=ListOf(ADDRESS_PAIR),
-            create="optional",
-            update=True,
-            null=True,
-            default=list,
-            extension="allowed-address-pairs",
+        allowed_address_pairs=listing(
+            ADDRESS_PAIR, create="optional", update=True, null=True, extension="allowed-address-pairs"
         ),
-        extra_dhcp_opts=Field(
-            kind=ListOf(DHCP_OPTION),
-            create="optional",
-            update=True,
-            null=True,
-            default=list,
-            extension="extra_dhcp_opt",
-        ),
+        extra_dhcp_opts=listing(DHCP_OPTION, create="optional", update=True, null=True, extension="extra_dhcp_opt"),
         binding_host=text(
             255,
             wire="binding:host_id",

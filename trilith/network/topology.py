@@ -57,10 +57,22 @@ COLUMNS: dict[str, tuple[Noun, str]] = {
 }
 
 
-def topology(tx: Tx, gateway_chassis: list[str], dns_domain: str = "", dns_servers: list[str] | None = None) -> Doc:
-    """Everything that OVN must know. `gateway_chassis`: hosts on which routers may have their gateway, in no order."""
+GATEWAY_WATCHERS = 3
+
+
+def gateways(tx: Tx) -> Doc:
+    """``gateway_chassis``: the hosts on which routers may have their gateway. ``gateway_witnesses``: hosts that only
+    make three of them. Of two, each would think that it is the one cut off when the other one dies, and wait."""
+    hosts_ = sorted(tx.rows(hosts.HOST), key=lambda row: row["name"])
+    chassis = [row["name"] for row in hosts_ if "network" in row["roles"]]
+    others = [row["name"] for row in hosts_ if "network" not in row["roles"] and "compute" in row["roles"]]
+    return {"gateway_chassis": chassis, "gateway_witnesses": others[: max(0, GATEWAY_WATCHERS - len(chassis))]}
+
+
+def topology(tx: Tx, gateways: Doc, dns_domain: str = "", dns_servers: list[str] | None = None) -> Doc:
+    """Everything that OVN must know. `gateways`: see the function."""
     found: Doc = {
-        "gateway_chassis": gateway_chassis,
+        **gateways,
         "dns_domain": dns_domain,
         "dns_servers": dns_servers or [],
     }

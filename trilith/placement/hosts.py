@@ -119,21 +119,31 @@ HEARTBEAT = Object(
 )
 
 
-@AGENTS.route("POST", "/hosts/{name}/heartbeat", "host", body=HEARTBEAT)
+@AGENTS.route("POST", "/hosts/{name}/heartbeat", "host", body=HEARTBEAT, write=False)
 def heartbeat(ctx: Ctx) -> Doc:
     """The host lives. An agent without the present epoch begins a new one; the old one's reports are refused."""
-    row = _own_host(ctx, ctx.path["name"])
-    body = ctx.body
-    begins = body.get("epoch") != row["epoch"] or body["boot_id"] != row["boot_id"] or row["epoch"] == 0
-    epoch = row["epoch"] + 1 if begins else row["epoch"]
-    was_up = is_up(row)
-    changes = {k: body[k] for k in ("inventory", "versions", "boot_id")}
-    quiet = not begins and was_up and all(row[k] == changes[k] for k in changes)
-    if quiet:
-        ctx.tx.execute(HOST.table.update().where(HOST.c.id == row["id"]).values(seen_at_s=time.time()))
-    else:
-        ctx.tx.update(HOST, row, epoch=epoch, seen_at_s=time.time(), **changes)
-    return {"epoch": epoch, "lease_s": LEASE_S}
+    row, body = _own_host(ctx, ctx.path["name"]), ctx.body
+    if is_up(row) and not _begins(row, body) and all(row[name] == body[name] for name in TOLD):
+        # the usual one waits for no other writer, so that a host does not look dead because many things are made
+        seen = HOST.table.update().where(HOST.c.id == row["id"], HOST.c.epoch == row["epoch"])
+        ctx.store.run(lambda tx: tx.execute(seen.values(seen_at_s=time.time())), queue=False)
+        return {"epoch": row["epoch"], "lease_s": LEASE_S}
+    return {"epoch": ctx.store.run(lambda tx: _told(tx, row["name"], body)), "lease_s": LEASE_S}
+
+
+TOLD = ("inventory", "versions", "boot_id")
+
+
+def _begins(row: Row, body: Doc) -> bool:
+    return bool(body.get("epoch") != row["epoch"] or body["boot_id"] != row["boot_id"] or row["epoch"] == 0)
+
+
+def _told(tx: Tx, host: str, body: Doc) -> int:
+    """Writes what a host says of itself; its epoch from now on."""
+    row = tx.get(HOST, host)
+    epoch: int = row["epoch"] + _begins(row, body)
+    tx.update(HOST, row, epoch=epoch, seen_at_s=time.time(), **{name: body[name] for name in TOLD})
+    return epoch
 
 
 @AGENTS.route("GET", "/hosts/{name}/wants", "host")
@@ -142,12 +152,6 @@ def wants(ctx: Ctx) -> Doc:
     row = _own_host(ctx, ctx.path["name"])
     name = row["name"]
     return {kind: [_numbered(doc, it.counted) for doc in it.wants(ctx.tx, name)] for kind, it in HOSTED.items()}
-
-
-@AGENTS.route("GET", "/whoami", "host")
-def whoami(ctx: Ctx) -> Doc:
-    """Whose credential this is: the hub asks, which knows no host's."""
-    return {"name": f"host-{ctx.who.host}"}
 
 
 COUNT_BITS = 30  # of a generation are the service's own number, where it counts

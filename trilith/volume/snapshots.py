@@ -12,7 +12,7 @@ from trilith.kernel.store import Tx
 from trilith.kernel.versions import v
 from trilith.volume import metadata
 from trilith.volume.versions import VOLUMES
-from trilith.volume.volumes import VOLUME
+from trilith.volume.volumes import VOLUME, asked_changes
 
 Row = dict[str, Any]
 
@@ -128,13 +128,7 @@ def make_snapshot(
 
 @SNAPSHOT.on("update")
 def update(ctx: Ctx, row: Row, changes: Row) -> Row:
-    for old, new in (("display_name", "name"), ("display_description", "description")):
-        if old in changes:
-            changes.setdefault(new, changes[old])
-            del changes[old]
-    if not changes:
-        raise Fault("invalid", "At least one of name, description and metadata must be given.")
-    return ctx.tx.update(SNAPSHOT, row, **changes)
+    return ctx.tx.update(SNAPSHOT, row, **asked_changes(changes))
 
 
 @SNAPSHOT.on("delete")

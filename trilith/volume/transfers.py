@@ -124,7 +124,3 @@ def accept(ctx: Ctx, row: Row) -> Row:
     return {
         "transfer": {k: x for k, x in ctx.show(_asked(ctx), row).items() if k in ("id", "name", "links", "volume_id")}
     }
-
-
-def forget(ctx: Ctx, volume_id: str) -> None:
-    ctx.tx.execute(sa.delete(TRANSFER.table).where(TRANSFER.c.volume_id == volume_id))

@@ -397,13 +397,18 @@ def _zone(tx: Tx, host: str) -> str:
 
 @VOLUME.on("update")
 def update(ctx: Ctx, row: Row, changes: Row) -> Row:
+    return ctx.tx.update(VOLUME, row, **asked_changes(changes))
+
+
+def asked_changes(given: Row) -> Row:
+    """What an update changes, older names of columns translated; of a snapshot too."""
+    changes = dict(given)
     for old, new in (("display_name", "name"), ("display_description", "description")):
         if old in changes:
-            changes.setdefault(new, changes[old])
-            del changes[old]
+            changes.setdefault(new, changes.pop(old))
     if not changes:
         raise Fault("invalid", "At least one of name, description and metadata must be given.")
-    return ctx.tx.update(VOLUME, row, **changes)
+    return changes
 
 
 @VOLUME.on("delete")

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.crash.cloud import Answer, Cloud
-from tests.crash.world import World
+from trilith.cluster.audit import STEADY
+from trilith.cluster.drill.api import Answer, Api
 
 Doc = dict[str, Any]
 COMPUTE, VOLUME, NETWORK = "/compute/v2.1", "/volume/v3", "/networking/v2.0"
 AT = "compute 2.90,volume 3.70"
-PATIENCE_S = 90.0
+PATIENCE_S = 180.0
 IMAGES = 0.3  # of all lives are those of images
 IMAGE_BYTES = 300_000
 PATHS = {
@@ -48,22 +48,42 @@ class Promises:
     broken: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Things:
+    """What a user needs: a token, and the ids of what servers are made of."""
+
+    token: str
+    network: str
+    image: str
+    flavor: str
+
+
 class User(threading.Thread):
-    """Lives one life after the other until `ended`; `keep` lives are left standing at the end."""
+    """Lives one life after the other until `ended`, with `rest_s` before each request. `starts` tells for each server
+    that runs which start of it that is; None: nobody looks."""
 
     def __init__(
-        self, number: int, cloud: Cloud, world: World, promises: Promises, ended: threading.Event, things: Doc
+        self,
+        number: int,
+        api: Api,
+        promises: Promises,
+        ended: threading.Event,
+        things: Things,
+        starts: Callable[[], dict[str, str]] | None = None,
+        rest_s: float = 0.0,
     ) -> None:
         super().__init__(name=f"user-{number}", daemon=True)
-        self.cloud, self.world, self.promises, self.ended, self.things = cloud, world, promises, ended, things
-        self.token = things["token"]
+        self.api, self.promises, self.ended, self.things = api, promises, ended, things
+        self.starts, self.rest_s = starts, rest_s
+        self.token = things.token
         self.random = random.Random(number)
+        self.images, self.image_bytes = IMAGES, IMAGE_BYTES
         self.repeated = False  # the last request took more than one try
 
     def run(self) -> None:
         while not self.ended.is_set():
             try:
-                if self.random.random() < IMAGES:
+                if self.random.random() < self.images:
                     self.upload()
                 else:
                     self.live()
@@ -74,15 +94,15 @@ class User(threading.Thread):
     # one life
     def live(self) -> None:
         """A server with a port, and a volume that it has for a while; then most of it goes, in any order."""
-        port = self.create("port", {"network_id": self.things["network"]})
+        port = self.create("port", {"network_id": self.things.network})
         volume = self.create("volume", {"size": 1})
-        nics = [{"port": port}] if self.random.random() < 0.7 else [{"uuid": self.things["network"]}]
-        flavor, image = self.things["flavor"], self.things["image"]
+        nics = [{"port": port}] if self.random.random() < 0.7 else [{"uuid": self.things.network}]
+        flavor, image = self.things.flavor, self.things.image
         server = self.create("server", {"flavorRef": flavor, "imageRef": image, "networks": nics})
         if self.random.random() < 0.8:
             self.wait("server", server, "ACTIVE")
             self.wait("volume", volume, "available")
-            self.promises.starts[server] = self.world.starts().get(server, "")
+            self.note_start(server)
             if self.random.random() < 0.2:
                 self.copy(server, volume)
             self.attach(server, volume)
@@ -131,7 +151,7 @@ class User(threading.Thread):
         """An image with its bytes. Where the upload broke off, it may be deleted at once or sent again later."""
         image = self.create("image", {"disk_format": "raw", "container_format": "bare"})
         for _ in range(2):
-            sent = self.ask("PUT", f"{PATHS['image']}/{image}/file", data=bytes(IMAGE_BYTES))
+            sent = self.ask("PUT", f"{PATHS['image']}/{image}/file", data=bytes(self.image_bytes))
             if sent.status not in (204, 409) or (sent.status == 409 and not self.repeated):
                 raise Broken(f"sending image {image}: {sent.status} {sent.content[:300]!r}")
             if self.status("image", image) == "active" or self.random.random() < 0.7:
@@ -139,7 +159,7 @@ class User(threading.Thread):
             self._until("image", image, lambda status: status in ("queued", "active"), "free again")
         if self.status("image", image) == "active":
             got = self.ask("GET", f"{PATHS['image']}/{image}/file")
-            if got.status != 200 or len(got.content) != IMAGE_BYTES:
+            if got.status != 200 or len(got.content) != self.image_bytes:
                 raise Broken(f"image {image} has {len(got.content)} bytes")
         if self.random.random() < 0.7 or self.status("image", image) != "active":
             self.delete("image", image)
@@ -147,17 +167,23 @@ class User(threading.Thread):
     def stay(self) -> None:
         """One more life, of which everything stays."""
         volume = self.create("volume", {"size": 1})
-        nics = [{"uuid": self.things["network"]}]
-        flavor, image = self.things["flavor"], self.things["image"]
+        nics = [{"uuid": self.things.network}]
+        flavor, image = self.things.flavor, self.things.image
         server = self.create("server", {"flavorRef": flavor, "imageRef": image, "networks": nics})
         self.wait("server", server, "ACTIVE")
         self.wait("volume", volume, "available")
-        self.promises.starts[server] = self.world.starts().get(server, "")
+        self.note_start(server)
         self.attach(server, volume)
         self.wait("volume", volume, "in-use")
 
+    def note_start(self, server: str) -> None:
+        if self.starts is not None:
+            self.promises.starts[server] = self.starts().get(server, "")
+
     def still_runs(self, server: str) -> None:
-        before, after = self.promises.starts[server], self.world.starts().get(server)
+        if self.starts is None:
+            return
+        before, after = self.promises.starts[server], self.starts().get(server)
         if before != after:
             raise Broken(f"server {server} was started again: {before} became {after}")
 
@@ -176,15 +202,16 @@ class User(threading.Thread):
         octets = {"Content-Type": "application/octet-stream"} if data is not None else None
         while time.monotonic() < deadline:
             self.promises.requests += 1
+            time.sleep(self.rest_s)
             try:
-                answer = self.cloud.call(method, path, self.token, body, AT, octets, data)
+                answer = self.api.call(method, path, self.token, body, AT, octets, data)
             except (OSError, http.client.HTTPException) as error:
                 what = repr(error)
             else:
                 if answer.status < 500:
                     return answer
                 what = f"{answer.status} {answer.content[:200]!r}"
-                if answer.status != 503:
+                if answer.status not in (502, 503, 504):
                     self.promises.broken.append(f"{method} {path}: {what}")
             self.promises.retries += 1
             self.repeated = True
@@ -262,3 +289,43 @@ class User(threading.Thread):
             if str(status).lower().startswith("error") or time.monotonic() > deadline:
                 raise Broken(f"{kind} {key} is {status}, not {wanted}")
             time.sleep(0.1)
+
+
+def broken_promises(user: User, starts: dict[str, str]) -> list[str]:
+    """Through the API: what was made is there, what was deleted is not, what ran runs on. Sentences of what is not."""
+    promises, found = user.promises, list(user.promises.broken)
+    for key, kind in promises.made.items():
+        status = user.status(kind, key)
+        if status not in STEADY[kind]:
+            found.append(f"{kind} {key} was made, and is {status or 'lost'}")
+    for key, kind in promises.deleted.items():
+        if (status := user.status(kind, key)) is not None:
+            found.append(f"{kind} {key} was deleted, and is {status}")
+    for server, start in promises.starts.items():
+        if starts.get(server) != start:
+            found.append(f"server {server} was started again: {start} became {starts.get(server)}")
+    return found
+
+
+def take_away(user: User) -> None:
+    """Everything that the promises say is there. Raises `Broken` where something does not go."""
+    made = user.promises.made
+    for wanted in ("server", "volume", "port", "image"):
+        for key in [key for key, kind in made.items() if kind == wanted]:
+            if wanted == "volume":
+                user.wait("volume", key, "available")
+            user.delete(wanted, key, absent_ok=True)
+            if wanted == "server":
+                user.gone(wanted, key)
+
+
+def prepare(api: Api, token: str) -> Things:
+    """A network with a subnet, the smallest flavor, an image."""
+    user = User(0, api, Promises(), threading.Event(), Things(token, "", "", ""))
+    network = user.create("network", {})
+    user.create("subnet", {"network_id": network, "ip_version": 4, "cidr": "10.7.0.0/16"})
+    images = user.ask("GET", "/image/v2/images?status=active").json["images"]
+    flavors = user.ask("GET", f"{COMPUTE}/flavors/detail").json["flavors"]
+    if not images or not flavors:
+        raise Broken("there is no active image or no flavor to make servers of")
+    return Things(token, network, images[0]["id"], min(flavors, key=lambda flavor: flavor["ram"])["id"])

@@ -1,0 +1,25 @@
+"""Where an agent works on a host of a cluster: in the host's own network namespace, with the switch of the host."""
+
+from trilith.agent.settings import AgentSettings
+from trilith.cluster.engines.ovn_host import SOCKET
+from trilith.cluster.state import Settings, State
+from trilith.drivers.ovs import datapath
+
+
+def agent_settings(state: State, settings: Settings) -> AgentSettings:
+    """On hosts without machines too: they only say that they live."""
+    return AgentSettings(
+        host=settings.host,
+        api_url=settings.api_url,
+        hub_url=settings.hub_url,
+        credential_file=state.secrets / f"host-{settings.host}",
+        directory=state.host,
+        heartbeat_file=state.heartbeat_file,
+        fake=settings.fake,
+        netns=None,
+        ovs_socket=SOCKET,
+        datapath=datapath(),
+        accelerator=settings.cluster.engines.accelerator,
+        machines="compute" in settings.this_host.roles,
+        ca_file=state.ca_file(settings),
+    )

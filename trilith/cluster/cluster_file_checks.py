@@ -1,0 +1,214 @@
+"""What the types of a cluster file cannot say: all that is wrong with it, each mistake with the place where it stands.
+
+Pure: what only the hosts can tell (names that do not resolve, missing interfaces) is asked by `trilith deploy`.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from trilith.cluster.cluster_file import ALL_ROLES, ClusterFile, Host
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+CONTROLLERS = (1, 3, 5)
+TUNNEL_OVERHEAD_BYTES = 58
+LEAST_MTU = 1280 + TUNNEL_OVERHEAD_BYTES  # what IPv6 needs inside of a tunnel
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
+CLUSTER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
+INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
+
+
+class Mistake(NamedTuple):
+    """A sentence, and the way to its place in the file: ``("hosts", 1, "address")``."""
+
+    sentence: str
+    steps: tuple[str | int, ...]
+
+
+def mistakes(cluster: ClusterFile) -> list[Mistake]:
+    """Everything that is wrong, in the order of the file's subjects; [] for a file that can be used."""
+    found = [*_names(cluster), *_hosts(cluster), *_roles(cluster), *_networks(cluster)]
+    if cluster.clustered:
+        found += [*_controllers(cluster), *_host_networks(cluster)]
+    elif cluster.engines.database == "galera":
+        found.append(Mistake("Galera needs three controllers or more; with one host, write `auto`.", DATABASE))
+    return [*found, *_vip(cluster)]
+
+
+DATABASE = ("engines", "database")
+
+
+def _names(cluster: ClusterFile) -> Iterator[Mistake]:
+    if not CLUSTER_NAME.fullmatch(cluster.name):
+        yield Mistake(f"`{cluster.name}` is no name for a cluster: small letters, digits and dashes, 30.", ("name",))
+    if not cluster.region.strip() or len(cluster.region) > 255:
+        yield Mistake("`region` is empty or longer than 255 letters.", ("region",))
+    if not 1 <= cluster.ssh.port <= 65535:
+        yield Mistake(f"{cluster.ssh.port} is no port; ports are from 1 to 65535.", ("ssh", "port"))
+
+
+def _hosts(cluster: ClusterFile) -> Iterator[Mistake]:
+    if not cluster.hosts:
+        yield Mistake("`hosts` is empty; name at least one host.", ("hosts",))
+    owners: dict[str, int] = {}
+    for index, host in enumerate(cluster.hosts):
+        at = ("hosts", index)
+        for value in {host.name: None, host.address: None, host.tunnel: None}:
+            if value in owners:
+                yield Mistake(f"`{value}` is already used by host {owners[value] + 1}.", at)
+        owners |= {value: index for value in (host.name, host.address, host.tunnel) if value not in owners}
+        if len(host.name) > 63 or not HOST_NAME.fullmatch(host.name):
+            yield Mistake(f"`{host.name}` is no host name; use letters, digits, dots and dashes.", (*at, "name"))
+        if _address(host.address) is None:
+            yield Mistake(f"`{host.address}` is no IP address.", (*at, "address"))
+        if host.tunnel_address is not None and _address(host.tunnel_address) is None:
+            yield Mistake(f"`{host.tunnel_address}` is no IP address.", (*at, "tunnel_address"))
+        if not host.roles:
+            yield Mistake(f"host `{host.name}` has no role; give it some of {', '.join(ALL_ROLES)}.", at)
+        for role in sorted({role for role in host.roles if host.roles.count(role) > 1}):
+            yield Mistake(f"host `{host.name}` has the role `{role}` twice.", (*at, "roles"))
+        if not host.availability_zone or ":" in host.availability_zone:
+            yield Mistake("an availability zone's name is not empty and has no colon.", (*at, "availability_zone"))
+
+
+def _roles(cluster: ClusterFile) -> Iterator[Mistake]:
+    for role in ("control", "network", "compute"):
+        if cluster.hosts and not cluster.with_role(role):
+            yield Mistake(f"no host has the role `{role}`; a cloud needs at least one.", ("hosts",))
+
+
+def _controllers(cluster: ClusterFile) -> Iterator[Mistake]:
+    count = len(cluster.with_role("control"))
+    if count not in CONTROLLERS:
+        yield Mistake(
+            f"{count} hosts have the role `control`; it takes 3 or 5: an even number survives no more failures than "
+            "one less, and more than 5 make every write slower.",
+            ("hosts",),
+        )
+    elif count == 1:
+        yield Mistake(
+            "one controller for several hosts: Galera needs three; give `control` to 3 or 5 hosts.", ("hosts",)
+        )
+    if cluster.engines.database == "sqlite":
+        yield Mistake("SQLite serves one host only; with several hosts, write `auto` or `galera`.", DATABASE)
+
+
+def _networks(cluster: ClusterFile) -> Iterator[Mistake]:
+    """Each network by itself, and none of them inside of another."""
+    texts = {
+        ("networks", "management"): cluster.networks.management,
+        ("networks", "tunnel"): cluster.networks.tunnel,
+        ("public", "cidr"): cluster.public.cidr,
+    }
+    known: dict[tuple[str, ...], Network] = {}
+    for place, text in texts.items():
+        if text is None:
+            continue
+        network = _network(text)
+        if network is None:
+            yield Mistake(f"`{text}` is no network{_suggested(text)}.", place)
+            continue
+        for other, their in known.items():
+            if network.overlaps(their):
+                yield Mistake(f"{'.'.join(place)} {network} overlaps {'.'.join(other)} {their}.", place)
+        known[place] = network
+    public = known.get(("public", "cidr"))
+    gateway = cluster.public.gateway
+    if gateway is not None and public is not None and not _usable(gateway, public):
+        yield Mistake(f"`{gateway}` is no address for a host in {public}.", ("public", "gateway"))
+    if not LEAST_MTU <= cluster.networks.tunnel_mtu <= 65535:
+        yield Mistake(f"a tunnel's MTU is from {LEAST_MTU} to 65535 bytes.", ("networks", "tunnel_mtu"))
+    yield from _interfaces(cluster)
+
+
+def _interfaces(cluster: ClusterFile) -> Iterator[Mistake]:
+    networks = cluster.networks
+    names = {"management_interface": networks.management_interface, "provider_interface": networks.provider_interface}
+    if networks.tunnel is not None:
+        names["tunnel_interface"] = networks.tunnel_interface
+    used: dict[str, str] = {}
+    for field, name in names.items():
+        if not INTERFACE.fullmatch(name):
+            yield Mistake(f"`{name}` is no name of an interface.", ("networks", field))
+        if name in used:
+            yield Mistake(f"`{name}` is already the {used[name]}.", ("networks", field))
+        used[name] = field
+
+
+def _host_networks(cluster: ClusterFile) -> Iterator[Mistake]:
+    """Hosts lie where their networks are."""
+    networks = cluster.networks
+    if networks.management is None:
+        yield Mistake("several hosts need `networks.management`, the network of their addresses.", ("networks",))
+    management = _network(networks.management or "")
+    tunnel = _network(networks.tunnel or "")
+    for index, host in enumerate(cluster.hosts):
+        at = ("hosts", index)
+        if management is not None and _address(host.address) and not _usable(host.address, management):
+            yield Mistake(
+                f"`{host.address}` is no address for a host in the management network {management}.", (*at, "address")
+            )
+        if host.tunnel_address is None:
+            if networks.tunnel is not None and _has_tunnels(host):
+                yield Mistake(f"host `{host.name}` needs a `tunnel_address` in {networks.tunnel}.", at)
+        elif networks.tunnel is None:
+            yield Mistake("a `tunnel_address` needs `networks.tunnel`.", (*at, "tunnel_address"))
+        elif tunnel is not None and _address(host.tunnel_address) and not _usable(host.tunnel_address, tunnel):
+            sentence = f"`{host.tunnel_address}` is no address for a host in the tunnel network {tunnel}."
+            yield Mistake(sentence, (*at, "tunnel_address"))
+
+
+def _has_tunnels(host: Host) -> bool:
+    return "network" in host.roles or "compute" in host.roles
+
+
+def _vip(cluster: ClusterFile) -> Iterator[Mistake]:
+    if cluster.vip is None:
+        if cluster.clustered:
+            yield Mistake("several hosts need a `vip`: the address that clients use, whoever serves.", ("hosts",))
+        return
+    if _address(cluster.vip) is None:
+        yield Mistake(f"`{cluster.vip}` is no IP address.", ("vip",))
+        return
+    for host in cluster.hosts:
+        if cluster.vip in (host.address, host.tunnel_address):
+            yield Mistake(f"the VIP {cluster.vip} is host `{host.name}`'s own; take a free one.", ("vip",))
+    management = _network(cluster.networks.management or "")
+    if cluster.clustered and management is not None and not _usable(cluster.vip, management):
+        yield Mistake(
+            f"the VIP {cluster.vip} is no address for a host in the management network {management}.", ("vip",)
+        )
+
+
+def _address(text: str) -> Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _network(text: str) -> Network | None:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        return None
+
+
+def _suggested(text: str) -> str:
+    """What was probably meant by an address with a prefix."""
+    try:
+        return f"; its first address is meant: `{ipaddress.ip_interface(text).network}`" if "/" in text else ""
+    except ValueError:
+        return ""
+
+
+def _usable(text: str, network: Network) -> bool:
+    """Whether a host of the network may have this address."""
+    address = _address(text)
+    if address is None or address not in network:
+        return False
+    edges = (network.network_address, network.broadcast_address)
+    return network.version == 6 or network.prefixlen >= 31 or address not in edges

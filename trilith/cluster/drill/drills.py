@@ -1,0 +1,204 @@
+"""The drills: what is broken, for how long, and the bar that must hold. Data; who breaks it is the site."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trilith.cluster.drill.measure import Bar
+from trilith.cluster.drill.rehearsed import Rehearsed
+from trilith.cluster.drill.site import Site, one_of
+from trilith.cluster.state import Problem
+
+KILLS = 12  # of any-process
+KILL_REST_S = (0.3, 2.0)
+
+
+@dataclass(frozen=True)
+class Drill:
+    """`inject` breaks something and says what; `heal`, `lasts_s` later, ends it where it does not end by itself.
+    `storm`: servers that are asked for in one request just before. `restarts`: machines may be started again."""
+
+    name: str
+    what: str
+    inject: Callable[[Site], str]
+    bar: Bar
+    heal: Callable[[Site], None] | None = None
+    lasts_s: float = 0.0
+    before: Callable[[Site], None] | None = None
+    storm: int = 0
+    restarts: bool = False
+    cluster: bool = True
+    "Needs a rehearsal; else it works on one machine too."
+    pings: bool = False
+    "Is about machines' traffic: needs real ones."
+
+
+def _rehearsed(site: Site) -> Rehearsed:
+    if not isinstance(site, Rehearsed):
+        raise Problem("This drill needs the hosts of a rehearsal: trilith rehearse up FILE, then --rehearsal STATE")
+    return site
+
+
+# --- what breaks
+
+
+def api_process(site: Site) -> str:
+    if isinstance(site, Rehearsed):
+        host = site.vip_holder()
+        site.kill_unit(host, "trilith-api")
+        return f"the API of {host}"
+    process = one_of(site, "api worker")
+    site.kill(process)
+    return f"API worker {process.pid}"
+
+
+def any_process(site: Site) -> str:
+    killed = []
+    for _ in range(KILLS):
+        processes = site.processes()
+        if processes:
+            name = random.choice(sorted({process.name for process in processes}))
+            victim = random.choice([process for process in processes if process.name == name])
+            site.kill(victim)
+            killed.append(victim.name)
+        time.sleep(random.uniform(*KILL_REST_S))
+    return ", ".join(f"{killed.count(name)} {name}" for name in sorted(set(killed)))
+
+
+def database_writer(site: Site) -> str:
+    host = _rehearsed(site).database_writer()
+    _rehearsed(site).kill_unit(host, "mariadb")
+    return f"MariaDB of {host}, the writer"
+
+
+def database_node(site: Site) -> str:
+    cluster = _rehearsed(site)
+    writer = cluster.database_writer()
+    host = next(name for name in cluster.controllers if name != writer)
+    cluster.kill_unit(host, "mariadb")
+    return f"MariaDB of {host}"
+
+
+def rabbitmq_broker(site: Site) -> str:
+    cluster = _rehearsed(site)
+    host = cluster.vip_holder()
+    cluster.kill_unit(host, "rabbitmq-server")
+    return f"RabbitMQ of {host}"
+
+
+def rabbitmq_all(site: Site) -> str:
+    cluster = _rehearsed(site)
+    for host in cluster.controllers:
+        cluster.kill_unit(host, "rabbitmq-server")
+    return "RabbitMQ of every controller"
+
+
+def memcached(site: Site) -> str:
+    cluster = _rehearsed(site)
+    for host in cluster.controllers:
+        cluster.kill_unit(host, "memcached")
+    return "memcached of every controller"
+
+
+def power_cut(site: Site) -> str:
+    host = _rehearsed(site).vip_holder()
+    _rehearsed(site).power_off([host])
+    return f"power of {host}, which held the VIP"
+
+
+def link_cut(site: Site) -> str:
+    host = _rehearsed(site).vip_holder()
+    _rehearsed(site).cut(host, "management")
+    return f"management link of {host}, which held the VIP"
+
+
+def paused(site: Site) -> str:
+    host = _rehearsed(site).vip_holder()
+    _rehearsed(site).pause(host)
+    return f"{host}, which held the VIP, stood still"
+
+
+def gateway_host(site: Site) -> str:
+    cluster = _rehearsed(site)
+    host = cluster.gateway_host()
+    cluster.power_off([host])
+    return f"power of {host}, the gateway of {cluster.router}"
+
+
+def everything(site: Site) -> str:
+    cluster = _rehearsed(site)
+    cluster.power_off(cluster.hosts)
+    time.sleep(2.0)
+    cluster.power_on(cluster.hosts)
+    return "power of every host, off and on"
+
+
+def gather(site: Site) -> None:
+    """Moves the SQL writer and RabbitMQ's leader to where the VIP is."""
+    _rehearsed(site).gather()
+
+
+# --- what heals
+
+
+def restore(site: Site) -> None:
+    _rehearsed(site).restore()
+
+
+DRILLS: dict[str, Drill] = {
+    drill.name: drill
+    for drill in (
+        Drill("api-process", "an API process, kill -9", api_process, Bar(failed=0), cluster=False),
+        Drill("database-writer", "the SQL writer, kill -9", database_writer, Bar(outage_s=3.0)),
+        Drill("database-node", "another SQL node, kill -9", database_node, Bar(outage_s=3.0)),
+        Drill("rabbitmq-broker", "a RabbitMQ broker, kill -9", rabbitmq_broker, Bar(failed=0, added_s=1.0)),
+        Drill("rabbitmq-all", "all of RabbitMQ, kill -9", rabbitmq_all, Bar(failed=0, added_s=1.0)),
+        Drill("memcached", "all of memcached, kill -9", memcached, Bar(failed=0)),
+        Drill(
+            "controller-power-cut",
+            "the controller with the VIP, power cut",
+            power_cut,
+            Bar(outage_s=5.0, slow_s=15.0),
+            heal=restore,
+            lasts_s=20.0,
+        ),
+        Drill(
+            "controller-link-cut",
+            "a controller's link, cut for 60 s",
+            link_cut,
+            Bar(outage_s=10.0),
+            heal=restore,
+            lasts_s=60.0,
+        ),
+        Drill(
+            "controller-paused",
+            "a controller, still for 30 s",
+            paused,
+            Bar(outage_s=10.0),
+            heal=restore,
+            lasts_s=30.0,
+        ),
+        Drill(
+            "gateway-host",
+            "a network gateway host, power cut",
+            gateway_host,
+            Bar(outage_s=5.0, ping_s=3.0),
+            heal=restore,
+            lasts_s=20.0,
+            pings=True,
+        ),
+        Drill("any-process", "any process, again and again", any_process, Bar(), cluster=False),
+        Drill("everything", "power of everything", everything, Bar(outage_s=120.0), restarts=True),
+        Drill(
+            "nastiest",
+            "VIP, SQL writer and bus leader at once",
+            power_cut,
+            Bar(outage_s=5.0, slow_s=15.0),
+            heal=restore,
+            lasts_s=20.0,
+            before=gather,
+            storm=50,
+        ),
+    )
+}

@@ -1,0 +1,133 @@
+"""From a meter's samples to what a failure cost: pure functions."""
+
+import itertools
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+from trilith.cluster.drill.meter import RATE
+from trilith.cluster.drill.pings import EACH_S
+
+Doc = dict[str, Any]
+SLOW_S = 1.0  # a request that takes longer is part of the tail, or five times the usual, whichever is more
+WINDOW_S = 3.0
+WINDOW_SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a drill must hold; None: not asked. `outage_s`: first to last failed request. `failed`: requests that
+    failed although the client tried once more. `added_s`: on the usual latency, in the worst three seconds. `slow_s`:
+    how long after the fault requests are still slow. `ping_s`: as the outage, of pings to machines. `healed_s`: from
+    the fault's end until everything is as before, without a hand."""
+
+    outage_s: float | None = None
+    failed: int | None = None
+    added_s: float | None = None
+    slow_s: float | None = None
+    ping_s: float | None = None
+    healed_s: float = 120.0
+
+
+@dataclass
+class Figures:
+    """What was measured; the names are the bar's. `retried`: went well at the second try. `usual_s`: median before."""
+
+    requests: int = 0
+    outage_s: float = 0.0
+    failed: int = 0
+    retried: int = 0
+    usual_s: float = 0.0
+    added_s: float = 0.0
+    slowest_s: float = 0.0
+    slow_s: float = 0.0
+    ping_s: float | None = None
+    ping_gap_s: float | None = None
+    lag_s: float = 0.0
+    healed_s: float | None = None
+    problems: dict[str, int] = field(default_factory=dict)
+
+
+def figures(samples: list[Doc], fault_at_s: float) -> Figures:
+    """`samples`: the meter's requests and pings; `fault_at_s`: when the fault came."""
+    requests = sorted((s for s in samples if "op" in s), key=lambda s: s["at_s"])
+    plain = [s for s in requests if s["op"] not in ("work", "password")]
+    before = [s["took_s"] for s in plain if s["at_s"] < fault_at_s]
+    after = [s for s in requests if s["at_s"] + s["took_s"] >= fault_at_s]
+    usual_s = statistics.median(before) if before else 0.0
+    slow_over_s = max(SLOW_S, 5 * usual_s)
+    late = [s["at_s"] + s["took_s"] - fault_at_s for s in plain if s in after and s["took_s"] > slow_over_s]
+    problems: dict[str, int] = {}
+    for problem in (tried[2] for s in after for tried in s["tries"] if tried[2]):
+        problems[problem] = problems.get(problem, 0) + 1
+    pings = [s for s in samples if "ping" in s]
+    return Figures(
+        requests=len(requests),
+        outage_s=_span([tried[0] for s in after for tried in s["tries"] if tried[2]], 1 / RATE),
+        failed=sum(s["problem"] is not None for s in after),
+        retried=sum(s["problem"] is None and len(s["tries"]) > 1 for s in after),
+        usual_s=usual_s,
+        added_s=max(
+            _added_s(plain, fault_at_s, WINDOW_SAMPLES),
+            _added_s([s for s in requests if s["op"] == "work"], fault_at_s, 1),
+        ),
+        slowest_s=max((s["took_s"] for s in plain if s in after), default=0.0),
+        slow_s=max(late, default=0.0),
+        ping_s=max((_span(_lost(pings, address), EACH_S) for address in _addresses(pings)), default=None),
+        ping_gap_s=max((_gap_s(pings, address) for address in _addresses(pings)), default=None),
+        lag_s=max((s["lag_s"] for s in requests), default=0.0),
+        problems=problems,
+    )
+
+
+def missed(found: Figures, bar: Bar) -> list[str]:
+    """Which bars do not hold, as sentences."""
+    wrong = []
+    for name, unit in (("outage_s", " s"), ("failed", ""), ("added_s", " s"), ("slow_s", " s"), ("ping_s", " s")):
+        asked, got = getattr(bar, name), getattr(found, name)
+        if asked is not None and got is not None and got > asked:
+            number = got if isinstance(got, int) else round(got, 2)
+            wrong.append(f"{WORDS[name]} {number}{unit}, at most {asked:g}{unit}")
+    if found.healed_s is None or found.healed_s > bar.healed_s:
+        took = "not" if found.healed_s is None else f"in {found.healed_s:.0f} s, not"
+        wrong.append(f"healed {took} within {bar.healed_s:.0f} s")
+    return wrong
+
+
+WORDS = {
+    "outage_s": "outage",
+    "failed": "failed requests",
+    "added_s": "added latency",
+    "slow_s": "slow for",
+    "ping_s": "pings lost for",
+}
+
+
+def _span(moments_s: list[float], each_s: float) -> float:
+    """First to last; one alone lasts until the next would have come."""
+    return max(moments_s) - min(moments_s) + each_s if moments_s else 0.0
+
+
+def _added_s(samples: list[Doc], fault_at_s: float, least: int) -> float:
+    """The worst window's median over the median before; a window has at least so many samples."""
+    before = [s["took_s"] for s in samples if s["at_s"] < fault_at_s]
+    windows: dict[int, list[float]] = {}
+    for s in samples:
+        if s["at_s"] >= fault_at_s:
+            windows.setdefault(int((s["at_s"] - fault_at_s) / WINDOW_S), []).append(s["took_s"])
+    worst = [statistics.median(took) for took in windows.values() if len(took) >= least]
+    return max(0.0, max(worst, default=0.0) - (statistics.median(before) if before else 0.0))
+
+
+def _addresses(pings: list[Doc]) -> set[str]:
+    return {s["ping"] for s in pings}
+
+
+def _lost(pings: list[Doc], address: str) -> list[float]:
+    return [s["at_s"] for s in pings if s["ping"] == address and s["took_s"] is None]
+
+
+def _gap_s(pings: list[Doc], address: str) -> float:
+    """The longest time without an answer."""
+    moments = [s["at_s"] for s in pings if s["ping"] == address and s["took_s"] is not None]
+    return max((later - earlier for earlier, later in itertools.pairwise(moments)), default=0.0)

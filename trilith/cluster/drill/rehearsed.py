@@ -1,0 +1,181 @@
+"""A rehearsal's cluster as the place of a drill: its hosts are asked and broken past their networks."""
+
+import json
+import logging
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trilith.cluster.drill.site import Process
+from trilith.cluster.rehearsal_host import SimulatedHost
+from trilith.cluster.rehearse import Rehearsal
+from trilith.cluster.state import Problem, write_file
+
+log = logging.getLogger(__name__)
+Doc = dict[str, Any]
+T = TypeVar("T")
+STATE = "/var/lib/trilith"
+OWN_UNITS = ("api", "hub", "controller", "agent", "keeper")
+HEALTH_S = 3.0
+# Erlang: every quorum queue's leader comes to the node that is asked
+TRANSFER = """[begin {Name, _} = Leader = amqqueue:get_pid(Q), ra:transfer_leadership(Leader, {Name, node()}) end
+ || Q <- rabbit_amqqueue:list(), amqqueue:get_type(Q) == rabbit_quorum_queue]."""
+
+
+class Rehearsed:
+    """`router`: what machines' traffic goes through, by its id; the drill says it once it has made one."""
+
+    def __init__(self, state: Path) -> None:
+        self._rehearsal = Rehearsal(state)
+        cluster = self._rehearsal.cluster
+        if cluster.vip is None:
+            raise Problem(f"The rehearsal at {state} has one host and no VIP. Drill a larger cluster file.")
+        self.name, self.fake, self.url, self.vip = cluster.name, cluster.fake, f"https://{cluster.vip}", cluster.vip
+        self.hosts = [host.name for host in cluster.hosts]
+        self.controllers = [host.name for host in cluster.with_role("control")]
+        self._gateways = [host.name for host in cluster.with_role("network")]
+        self.ca: Path | None = self._rehearsal.state / "drill-ca.crt"
+        write_file(self.ca, self._first(["cat", f"{STATE}/secrets/tls/ca.crt"]).encode())
+        self.router = ""
+
+    # --- asking
+
+    def password(self, user: str) -> str:
+        return self._first(["cat", f"{STATE}/secrets/{user}"]).strip()
+
+    def looks(self) -> list[Doc]:
+        def look(name: str) -> Doc:
+            words = ["trilith", "audit", "--state", STATE, *(["--rows"] if name == self.controllers[0] else [])]
+            document: Doc = json.loads(self._run(name, words))
+            return document
+
+        return self._all(self.hosts, look)
+
+    def problems(self) -> list[str]:
+        away = [host.name for host in self._rehearsal.hosts if host.condition != "running"]
+        if away:
+            return [f"{', '.join(away)}: not running"]
+        if not self._answers():
+            return [f"{self.url} does not answer"]
+        said = self._first(["sh", "-c", f"trilith status --json --state {STATE} || true"])
+        document: Doc = json.loads(said)
+        return [f"{wrong['what']}: {wrong['why']}" for wrong in document["degraded"]]
+
+    def _answers(self) -> bool:
+        try:
+            tls = ssl.create_default_context(cafile=self.ca)
+            with urllib.request.urlopen(f"{self.url}/healthz", timeout=HEALTH_S, context=tls) as reply:
+                return bool(reply.status == 200)
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def processes(self) -> list[Process]:
+        """Of hosts that run."""
+        ask = ["systemctl", "show", "--property=Id,MainPID", *(f"trilith-{name}" for name in OWN_UNITS)]
+
+        def of(name: str) -> list[Process]:
+            found: list[Process] = []
+            for block in self._run(name, ask).split("\n\n"):
+                values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+                if int(values.get("MainPID", 0)):
+                    unit = values["Id"].removeprefix("trilith-").removesuffix(".service")
+                    found.append(Process(name, unit, int(values["MainPID"])))
+            return found
+
+        return [process for found in self._all(self._running(self.hosts), of) for process in found]
+
+    def vip_holder(self) -> str:
+        """Raises `Problem` when nobody has it."""
+        shown = ["ip", "-json", "address", "show", "to", self.vip]
+        for name in self._running(self.controllers):
+            if any(link.get("addr_info") for link in json.loads(self._run(name, shown) or "[]")):
+                return name
+        raise Problem(f"No controller has the VIP {self.vip}. See: trilith status on a controller")
+
+    def database_writer(self) -> str:
+        """The node that the program's sessions are on."""
+        count = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'trilith'"
+        running = self._running(self.controllers)
+        sessions = self._all(running, lambda name: int(self._run(name, ["mariadb", "-N", "-e", count])))
+        return max(zip(sessions, running, strict=True))[1]
+
+    def gateway_host(self) -> str:
+        """Where the drill's router meets the provider network now."""
+        south = ["ovn-sbctl", "--no-leader-only", "--timeout=10", "--format=json"]
+        find = ["--columns=logical_port,chassis", "find", "Port_Binding", "type=chassisredirect"]
+        bound = json.loads(self._first([*south, *find]))["data"]
+        chassis = json.loads(self._first([*south, "--columns=_uuid,hostname", "list", "Chassis"]))["data"]
+        hosts = {row[0][1]: row[1] for row in chassis}
+        holders = [hosts.get(where[1], "") for port, where in bound if self.router in port and where[0] == "uuid"]
+        found = next((name for name in self._gateways if name in holders), None)
+        if found is None:
+            raise Problem(f"No network host is gateway of router {self.router}. See: ovn-sbctl show on a controller")
+        return found
+
+    # --- breaking
+
+    def kill(self, process: Process) -> None:
+        self._run(process.host, ["sh", "-c", f"kill -9 {process.pid} || true"])
+
+    def kill_unit(self, name: str, unit: str) -> None:
+        """kill -9 of all of its processes; what starts it again is its affair."""
+        self._run(name, ["systemctl", "kill", "--kill-who=all", "--signal=KILL", unit])
+
+    def power_off(self, names: list[str]) -> None:
+        self._all(names, lambda name: self._host(name).power_off())
+
+    def power_on(self, names: list[str]) -> None:
+        self._all(names, lambda name: self._host(name).power_on(wait=False))
+
+    def cut(self, name: str, network: str) -> None:
+        self._host(name).cut(network)
+
+    def pause(self, name: str) -> None:
+        self._host(name).pause()
+
+    def restore(self) -> None:
+        """Every cable in, everything on, nobody asleep."""
+        for host in self._rehearsal.hosts:
+            if host.condition == "paused":
+                host.resume()
+            if host.cut_networks():
+                host.heal()
+        off = [host.name for host in self._rehearsal.hosts if host.condition == "off"]
+        self.power_on(off)
+
+    def gather(self) -> None:
+        """The VIP goes to the SQL writer's host, and the leaders of RabbitMQ's queues too."""
+        writer = self.database_writer()
+        for name in self.controllers:
+            if name != writer and self.vip_holder() != writer:
+                self._run(name, ["systemctl", "kill", "--signal=KILL", "keepalived"])
+        self._run(writer, ["sh", "-c", 'rabbitmqctl --timeout 20 eval "$0" || true', TRANSFER])
+
+    # --- hosts
+
+    def _host(self, name: str) -> SimulatedHost:
+        return self._rehearsal.host(name)
+
+    def _running(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if self._host(name).condition == "running"]
+
+    def _run(self, name: str, argv: list[str]) -> str:
+        return self._host(name).run(argv)
+
+    def _first(self, argv: list[str]) -> str:
+        """What the first controller that can, answers."""
+        last: Problem | None = None
+        for name in self._running(self.controllers):
+            try:
+                return self._run(name, argv)
+            except Problem as problem:
+                last = problem
+        raise last or Problem(f"No controller of {self.name} runs. To switch them on: trilith rehearse power-on NAME")
+
+    def _all(self, names: Sequence[str], work: Callable[[str], T]) -> list[T]:
+        with ThreadPoolExecutor(max(1, len(names))) as pool:
+            return list(pool.map(work, names))

@@ -1,0 +1,70 @@
+"""What the drills found, for people and for programs."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from trilith.cluster.drill.run import Outcome
+from trilith.cluster.status import table
+
+HEAD = ("drill", "outage", "bar", "failed", "retried", "added", "slow for", "pings", "lost", "healed in", "verdict")
+
+
+def as_text(outcomes: list[Outcome]) -> str:
+    lines = table(HEAD, [_row(outcome) for outcome in outcomes])
+    lines += ["", "outage: first to last failed request, without a retry. failed: also at the one retry. "]
+    lines += ["added: to the usual latency, in the worst 3 s. slow for: until no request was slow any more."]
+    for outcome in outcomes:
+        said = [*outcome.wrong, *outcome.stuck, *outcome.leaked, *outcome.lost]
+        if said:
+            lines += ["", f"{outcome.drill} ({outcome.broke}):", *(f"  {words[:220]}" for words in said[:12])]
+            lines += [f"  and {len(said) - 12} more; all of them: --json"] if len(said) > 12 else []
+    late_s = max((outcome.figures.lag_s for outcome in outcomes), default=0.0)
+    lines += ["", f"The measuring client was late by {late_s * 1000:.0f} ms at most."]
+    return "\n".join(lines)
+
+
+def as_json(outcomes: list[Outcome], samples: bool = False) -> str:
+    """`samples`: with every request and ping."""
+    return json.dumps([_document(outcome, samples) for outcome in outcomes], indent=2)
+
+
+def one_line(outcome: Outcome) -> str:
+    figures = outcome.figures
+    healed = "not healed" if figures.healed_s is None else f"healed in {figures.healed_s:.1f} s"
+    return (
+        f"{outcome.drill}: {'held' if outcome.passed else 'MISSED'}; outage {figures.outage_s:.2f} s, "
+        f"{figures.failed} failed, {figures.retried} retried, {healed}"
+    )
+
+
+def _row(outcome: Outcome) -> tuple[str, ...]:
+    figures, bar = outcome.figures, outcome.bar
+    return (
+        outcome.drill,
+        f"{figures.outage_s:.2f} s",
+        _bar(bar),
+        str(figures.failed),
+        str(figures.retried),
+        f"{figures.added_s:.2f} s",
+        f"{figures.slow_s:.1f} s",
+        "-" if figures.ping_s is None else f"{figures.ping_s:.1f} s",
+        str(len(outcome.lost)),
+        "not" if figures.healed_s is None else f"{figures.healed_s:.0f} s",
+        "held" if outcome.passed else "MISSED",
+    )
+
+
+def _bar(bar: dict[str, Any]) -> str:
+    if bar["ping_s"] is not None:
+        return f"pings {bar['ping_s']:g} s"
+    if bar["outage_s"] is not None:
+        return f"{bar['outage_s']:g} s"
+    return "0 failed" if bar["failed"] == 0 else "0 lost"
+
+
+def _document(outcome: Outcome, samples: bool) -> dict[str, Any]:
+    document = asdict(outcome) | {"passed": outcome.passed}
+    if not samples:
+        document.pop("samples")
+    return document

@@ -1,0 +1,259 @@
+"""One drill, from its first request to the last check."""
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trilith.cluster import audit
+from trilith.cluster.drill.drills import Drill
+from trilith.cluster.drill.load import PATHS, Broken, Promises, User, broken_promises, take_away
+from trilith.cluster.drill.measure import Figures, figures, missed
+from trilith.cluster.drill.meter import Target
+from trilith.cluster.drill.rehearsed import Rehearsed
+from trilith.cluster.drill.site import Site, own_process
+from trilith.cluster.drill.stage import Stage
+from trilith.cluster.state import Problem
+
+BEFORE_S = 8.0  # how long the usual is measured
+BEGIN_S = 30.0  # until the first request has been answered
+AFTER_S = 8.0  # how long it is measured once everything is healthy
+HEALTHY_S = 180.0  # before a drill
+SETTLE_S = 120.0
+PINGS_S = 240.0  # until a machine has booted, where processors are pretended too
+LAST_LIFE_S = 240.0
+USERS = 2
+UPLOAD_BYTES = 4 << 20  # of the user who does nothing but upload
+USER_REST_S = 0.1  # a user's pause before each request
+LOOK_EACH_S = 1.0
+Doc = dict[str, Any]
+Say = Callable[[str], None]
+
+
+@dataclass
+class Outcome:
+    """What came of a drill. `samples`: the meter's; `fault_at_s`, `fault_ended_s`: on the same clock. `wrong`: what
+    bars do not hold; `stuck`, `leaked`, `lost`: sentences."""
+
+    drill: str
+    what: str
+    bar: Doc
+    broke: str = ""
+    fault_at_s: float = 0.0
+    fault_ended_s: float = 0.0
+    figures: Figures = field(default_factory=Figures)
+    wrong: list[str] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
+    leaked: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    load: Doc = field(default_factory=dict)
+    samples: list[Doc] = field(default_factory=list, repr=False)
+
+    @property
+    def passed(self) -> bool:
+        return not (self.wrong or self.stuck or self.leaked or self.lost)
+
+
+class Measurement:
+    """The meter as long as it runs, and what it has written."""
+
+    def __init__(self, target: Target) -> None:
+        self.samples: list[Doc] = []
+        self.kept: set[str] = set()
+        self._process = own_process("trilith.cluster.drill.meter")
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(asdict(target)) + "\n")
+        self._process.stdin.flush()
+        deadline = time.monotonic() + BEGIN_S
+        while not self.samples and self._process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            document = json.loads(line)
+            if "kept" in document:
+                self.kept = set(document["kept"])
+            else:
+                self.samples.append(document)
+
+    def end(self) -> None:
+        """Waits for the requests that are on their way."""
+        assert self._process.stdin is not None
+        if not self._process.stdin.closed:
+            self._process.stdin.close()
+        try:
+            code = self._process.wait(120)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise Problem("The measuring client does not end. Is this machine overloaded?") from None
+        self._reader.join(10)
+        if code != 0:
+            raise Problem(f"The measuring client failed with code {code}; its words are above.")
+
+
+def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
+    """Raises `Problem` where the cloud is not healthy before, or the drill cannot be done here."""
+    outcome = Outcome(drill.name, drill.what, asdict(drill.bar))
+    wait_healthy(site, HEALTHY_S, say)
+    if drill.before:
+        drill.before(site)
+        wait_healthy(site, HEALTHY_S, say)
+    promises = Promises()
+    standing = stage.user(99, promises, threading.Event())
+    standing.stay()
+    promises.starts = {key: start for key, start in audit.starts(site.looks()).items() if key in promises.made}
+    say(f"{drill.name}: measuring the usual for {BEFORE_S:.0f} s")
+    measured = Measurement(stage.target())
+    try:
+        with _users(stage, promises) as users:
+            time.sleep(BEFORE_S)
+            if drill.storm:
+                _storm(standing, drill.storm)
+            _break(site, drill, outcome, say)
+            outcome.figures.healed_s = _healed(site, drill, outcome, say)
+            time.sleep(AFTER_S)
+    finally:
+        measured.end()
+    healed_s, outcome.samples = outcome.figures.healed_s, measured.samples
+    outcome.figures = figures(measured.samples, outcome.fault_at_s)
+    outcome.figures.healed_s = healed_s
+    outcome.wrong = missed(outcome.figures, drill.bar)
+    if hanging := [user.name for user in users if user.is_alive()]:
+        outcome.stuck.append(f"{', '.join(hanging)} hang")
+    if drill.restarts:
+        promises.starts.clear()
+    say(f"{drill.name}: checking what was promised")
+    _check(site, stage, standing, measured.kept, outcome)
+    outcome.load = {"deleted": len(promises.deleted), "requests": promises.requests, "retries": promises.retries}
+    return outcome
+
+
+def wait_healthy(site: Site, limit_s: float, say: Say) -> float | None:
+    """Seconds until nothing is wrong, None when that takes longer. Before a drill that is a `Problem`: see caller."""
+    begun, told = time.monotonic(), ""
+    while problems := site.problems():
+        if problems[0] != told:
+            told = problems[0]
+            say(f"  {time.monotonic() - begun:5.1f} s  {'; '.join(problems)[:160]}")
+        if time.monotonic() - begun > limit_s:
+            raise Problem(
+                f"{site.name} is not healthy within {limit_s:.0f} s: {'; '.join(problems)}. See: trilith status"
+            )
+        time.sleep(LOOK_EACH_S)
+    return time.monotonic() - begun
+
+
+@contextmanager
+def _users(stage: Stage, promises: Promises) -> Iterator[list[User]]:
+    """People at work; each ends the life that it is in."""
+    ended = threading.Event()
+    users = [stage.user(number, promises, ended, USER_REST_S) for number in range(USERS + 1)]
+    users[USERS].images, users[USERS].image_bytes = 1.0, UPLOAD_BYTES
+    for user in users:
+        user.start()
+    try:
+        yield users
+    finally:
+        ended.set()
+        deadline = time.monotonic() + LAST_LIFE_S
+        for user in users:
+            user.join(max(0.0, deadline - time.monotonic()))
+
+
+def _storm(user: User, count: int) -> None:
+    """Many servers by one request; each is a promise."""
+    things, name = user.things, "storm"
+    body: Doc = {
+        "name": name,
+        "flavorRef": things.flavor,
+        "imageRef": things.image,
+        "networks": [{"uuid": things.network}],
+    }
+    body |= {"min_count": count, "max_count": count, "return_reservation_id": True}
+    answer = user.ask("POST", PATHS["server"], {"server": body})
+    if answer.status != 202:
+        raise Broken(f"asking for {count} servers: {answer.status} {answer.content[:200]!r}")
+    listed = user.ask("GET", f"{PATHS['server']}?name={name}-").json["servers"]
+    user.promises.made |= {row["id"]: "server" for row in listed}
+
+
+def _break(site: Site, drill: Drill, outcome: Outcome, say: Say) -> None:
+    outcome.fault_at_s = time.monotonic()
+    outcome.broke = drill.inject(site)
+    say(f"{drill.name}: {outcome.broke}")
+    if drill.heal:
+        time.sleep(max(0.0, outcome.fault_at_s + drill.lasts_s - time.monotonic()))
+        drill.heal(site)
+        say(f"{drill.name}: healed after {time.monotonic() - outcome.fault_at_s:.0f} s")
+    outcome.fault_ended_s = time.monotonic()
+
+
+def _healed(site: Site, drill: Drill, outcome: Outcome, say: Say) -> float | None:
+    try:
+        wait_healthy(site, drill.bar.healed_s, say)
+    except Problem as problem:
+        outcome.stuck.append(str(problem))
+        return None
+    return time.monotonic() - outcome.fault_ended_s
+
+
+def _check(site: Site, stage: Stage, user: User, kept: set[str], outcome: Outcome) -> None:
+    """Nothing is stuck, nothing promised is lost; and when everything is given back, nothing is left."""
+    outcome.stuck += _eventually(lambda: audit.unsettled(site.looks()))
+    try:
+        outcome.lost += broken_promises(user, audit.starts(site.looks()))
+        there = stage.keypairs()
+        outcome.lost += [f"keypair {name} was made, and is lost" for name in sorted(kept - there)]
+        for name in there:
+            stage.remove_keypair(name)
+        take_away(user)
+        stage.remove_leftovers()
+    except Broken as broken:
+        outcome.lost.append(str(broken))
+    outcome.leaked += _eventually(lambda: audit.left_over(site.looks(), stage.project, stage.machines))
+
+
+def _eventually(what_is_wrong: Callable[[], list[str]]) -> list[str]:
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        try:
+            wrong = what_is_wrong()
+        except (Problem, OSError, ValueError) as error:
+            wrong = [f"a host cannot be asked: {error}"]
+        if not wrong or time.monotonic() > deadline:
+            return wrong
+        time.sleep(1.0)
+
+
+def _wait_pings(stage: Stage, say: Say) -> None:
+    """Until every machine has answered one."""
+    say(f"waiting for pings from {', '.join(stage.addresses)}")
+    deadline = time.monotonic() + PINGS_S
+    for address in stage.addresses:
+        while subprocess.run(["ping", "-c1", "-W1", address], capture_output=True, check=False).returncode != 0:
+            if time.monotonic() > deadline:
+                raise Problem(f"The machine at {address} does not answer pings. See: trilith status, trilith logs")
+
+
+def run_drills(site: Site, drills: list[Drill], times: int, say: Say) -> Iterator[Outcome]:
+    """All of them, `times` times over."""
+    wait_healthy(site, HEALTHY_S, say)
+    stage = Stage(site)
+    try:
+        if not site.fake:
+            stage.make_machines()
+            _wait_pings(stage, say)
+            if isinstance(site, Rehearsed):
+                site.router = stage.router
+        for _ in range(times):
+            for drill in drills:
+                yield run_drill(site, stage, drill, say)
+    finally:
+        stage.clear()

@@ -1,0 +1,214 @@
+"""HAProxy on every controller: the one entry of the cloud, and this controller's way to the database node that is
+written to.
+
+Its backends are ``api``, ``hubs`` and ``sql``, its servers are named as the controllers; on `ADMIN_SOCKET` it takes
+``set server api/c1 state drain``.
+"""
+
+import contextlib
+import socket
+from collections.abc import Callable
+
+from trilith.cluster.engines.engine import HostView, ServiceUnit, UnitEngine
+from trilith.cluster.engines.files import ConfigFile
+from trilith.cluster.engines.galera import PORT as SQL_PORT
+from trilith.cluster.state import KEEPER_PORT, WRITER_PORT
+from trilith.kernel.reconcile import Doc
+
+CONF = "/etc/haproxy/haproxy.cfg"
+TLS_DIRECTORY = "/etc/haproxy/trilith"
+TLS_FILES = ("ca.crt", "host.pem", "vip.pem")
+ADMIN_SOCKET = "/run/haproxy/admin.sock"
+ENTRY_PORT = 443
+PEERS_PORT = 10000
+SOCKET_S = 1.0
+HUB_PATHS = "/wake /console /agent-console /novnc"  # beginnings; the first two cover /console-log
+
+
+class Haproxy(UnitEngine):
+    kind = "haproxy"
+
+    def present(self) -> bool:
+        return self.view.has_role("control")
+
+    def files(self) -> list[ConfigFile]:
+        text = self.view.tls_text
+        pems = {
+            "ca.crt": text("ca.crt"),
+            "host.pem": text("host.crt") + text("host.key"),
+            "vip.pem": text("vip.pem"),
+        }
+        keys = [ConfigFile(f"{TLS_DIRECTORY}/{name}", pem, 0o600) for name, pem in pems.items()]
+        return [ConfigFile(CONF, configuration(self.view)), *keys]
+
+    def units(self) -> list[ServiceUnit]:
+        reads = (CONF, *(f"{TLS_DIRECTORY}/{name}" for name in TLS_FILES))
+        return [ServiceUnit("haproxy.service", reads, "OOMScoreAdjust=-500\nRestartSec=0.2\n", reloads=True)]
+
+    def observe(self, key: str) -> Doc:
+        seen = super().observe(key) or {}
+        running = all(unit["active"] == "active" for unit in seen["units"].values())
+        return {**seen, **(traffic() if self.present() and running else {})}
+
+    def complaint(self) -> str | None:
+        return None if ask("show info") else f"HAProxy does not answer on {ADMIN_SOCKET}."
+
+    def detail(self, seen: Doc) -> Doc:
+        return {"writer": seen.get("writer"), "down": seen.get("down", [])}
+
+
+def traffic(ask_it: Callable[[str], str] | None = None) -> Doc:
+    """`writer`: the controller whose database is written to; `down`: servers that it does not use, ``api/c1``."""
+    answer = ask_it or ask
+    writer = None
+    for line in answer("show table sql").splitlines():
+        fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        writer = fields.get("server_key", writer)
+    down = []
+    for line in answer("show stat -1 4 -1").splitlines():
+        cells = line.split(",")
+        if len(cells) > 17 and cells[0] in ("api", "hubs", "sql") and not cells[17].startswith(("UP", "no check")):
+            down.append(f"{cells[0]}/{cells[1]}")
+    return {"writer": writer, "down": down}
+
+
+def ask(command: str) -> str:
+    """One command to the running HAProxy; an empty answer when it does not give any."""
+    parts = []
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(SOCKET_S)
+        connection.connect(ADMIN_SOCKET)
+        connection.sendall(command.encode() + b"\n")
+        while part := connection.recv(65536):
+            parts.append(part)
+    return b"".join(parts).decode(errors="replace")
+
+
+def configuration(view: HostView) -> str:
+    return "\n".join([_global(view), _entry(view), _apis(view), _hubs(view), _sql(view)])
+
+
+def _servers(view: HostView, port: int, words: str, backup: bool = False) -> str:
+    """One line a controller; the certificate of each must be that controller's."""
+    lines = []
+    for number, host in enumerate(view.controllers):
+        spare = " backup" if backup and number else ""
+        lines.append(f"  server {host.name} {_at(host.address, port)} {words.format(name=host.name)}{spare}")
+    return "\n".join(lines)
+
+
+def _at(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _global(view: HostView) -> str:
+    return f"""# Written by Trilith's keeper; changes are overwritten.
+global
+  log /dev/log local0
+  user haproxy
+  group haproxy
+  localpeer {view.host.name}
+  maxconn 8000
+  nbthread 2
+  hard-stop-after 30s
+  stats socket {ADMIN_SOCKET} mode 600 level admin
+  ca-base {TLS_DIRECTORY}
+  crt-base {TLS_DIRECTORY}
+  ssl-default-bind-options ssl-min-ver TLSv1.2
+  ssl-default-server-options ssl-min-ver TLSv1.2
+defaults
+  log global
+  mode http
+  option httplog
+  option dontlognull
+  option redispatch 1
+  retries 3
+  timeout connect 1s
+  timeout client 60s
+  timeout server 60s
+  timeout http-request 10s
+  timeout http-keep-alive 60s
+  timeout queue 10s
+  timeout check 2s
+"""
+
+
+def _entry(view: HostView) -> str:
+    by_name = "\n".join(
+        f"  use_backend hub-{host.name} if hub {{ url_param(hub) -m str {host.name} }}" for host in view.controllers
+    )
+    return f"""frontend entry
+  bind :{ENTRY_PORT} ssl crt vip.pem alpn http/1.1
+  http-request set-header X-Forwarded-Proto https
+  option forwardfor
+  # what a request did before its server died is not known: only reading is tried again
+  http-request disable-l7-retry unless METH_GET or {{ method HEAD }}
+  acl hub path_beg {HUB_PATHS}
+{by_name}
+  use_backend hubs if hub
+  # when no API is ready (they wait for the database), they wait together with the client
+  use_backend api-waiting if {{ nbsrv(api) eq 0 }}
+  default_backend api
+"""
+
+
+def _apis(view: HostView) -> str:
+    port = view.settings.port
+    secured = "ssl verify required ca-file ca.crt verifyhost {name}"
+    return f"""backend api
+  balance leastconn
+  retry-on conn-failure empty-response 503
+  option httpchk GET /healthz
+  default-server check inter 500ms fastinter 200ms fall 3 rise 2 observe layer4 error-limit 1 on-error mark-down
+{_servers(view, port, secured)}
+backend api-waiting
+  balance roundrobin
+{_servers(view, port, secured)}
+"""
+
+
+def _hubs(view: HostView) -> str:
+    port = view.settings.hub_port
+    secured = "ssl verify required ca-file ca.crt verifyhost {name}"
+    waits = "  timeout server 1h\n  timeout tunnel 12h"
+    single = "\n".join(
+        f"backend hub-{host.name}\n{waits}\n"
+        f"  server {host.name} {_at(host.address, port)} {secured.format(name=host.name)}"
+        for host in view.controllers
+    )
+    return f"""backend hubs
+  balance leastconn
+{waits}
+  option httpchk GET /healthz
+  default-server check inter 500ms fastinter 200ms fall 3 rise 2 on-marked-down shutdown-sessions
+{_servers(view, port, secured)}
+{single}
+"""
+
+
+def _sql(view: HostView) -> str:
+    """Everybody writes to one node, the same for all controllers (the peers share the table), and stays there until it
+    is gone; a node that comes back changes nothing."""
+    peers = "\n".join(
+        f"  server {host.name}" + ("" if host.name == view.host.name else f" {_at(host.address, PEERS_PORT)}")
+        for host in view.controllers
+    )
+    check = f"check port {KEEPER_PORT} check-ssl verify required ca-file ca.crt verifyhost {{name}}"
+    return f"""peers controllers
+  bind {_at(view.host.address, PEERS_PORT)} ssl crt host.pem ca-file ca.crt verify required
+  default-server ssl crt host.pem ca-file ca.crt verify required
+{peers}
+listen sql
+  bind 127.0.0.1:{WRITER_PORT}
+  mode tcp
+  option tcplog
+  option clitcpka
+  option srvtcpka
+  timeout client 12h
+  timeout server 12h
+  stick-table type integer size 1 expire 7d peers controllers
+  stick on int(1)
+  option httpchk GET /galera
+  default-server inter 500ms fastinter 200ms fall 2 rise 2 on-marked-down shutdown-sessions
+{_servers(view, SQL_PORT, check, backup=True)}
+"""

@@ -1,0 +1,210 @@
+"""First tables of compute."""
+
+import sqlalchemy as sa
+
+from trilith.cluster.schema import steps
+
+PHASE = "expand"
+
+
+def upgrade() -> None:
+    steps.create_table(
+        "compute_aggregates",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("number", sa.Integer()),
+        sa.Column("name", sa.String(length=255)),
+        sa.Column("metadata", sa.JSON()),
+        sa.Column("hosts", sa.JSON()),
+        sa.Column("created_at", sa.String(length=26)),
+        sa.Column("updated_at", sa.String(length=26)),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("name"),
+    )
+    steps.create_table(
+        "compute_console_auth_tokens",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("digest", sa.String(length=64)),
+        sa.Column("server_id", sa.String(length=64)),
+        sa.Column("host", sa.String(length=255)),
+        sa.Column("console", sa.String(length=16)),
+        sa.Column("expires_at_s", sa.JSON()),
+        sa.Column("created_at", sa.String(length=26)),
+        sa.Column("updated_at", sa.String(length=26)),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    steps.create_index("ix_compute_console_auth_tokens_digest", "compute_console_auth_tokens", ["digest"], unique=False)
+    steps.create_table(
+        "compute_flavor_access",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("flavor_id", sa.String(length=255)),
+        sa.Column("tenant_id", sa.String(length=255)),
+        sa.Column("created_at", sa.String(length=26)),
+        sa.Column("updated_at", sa.String(length=26)),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("flavor_id", "tenant_id"),
+    )
+    steps.create_index("ix_compute_flavor_access_tenant_id", "compute_flavor_access", ["tenant_id"], unique=False)
+    steps.create_table(
+        "compute_flavors",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=255)),
+        sa.Column("description", steps.LONG_TEXT),
+        sa.Column("ram_mib", sa.Integer()),
+        sa.Column("vcpus", sa.Integer()),
+        sa.Column("disk_gib", sa.Integer()),
+        sa.Column("swap_mib", sa.Integer()),
+        sa.Column("ephemeral_gib", sa.Integer()),
+        sa.Column("rxtx_factor", sa.Double()),
+        sa.Column("is_public", sa.Boolean()),
+        sa.Column("extra_specs", sa.JSON()),
+        sa.Column("created_at", sa.String(length=26)),
+        sa.Column("updated_at", sa.String(length=26)),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("name"),
+    )
+    steps.create_table(
+        "compute_instanceActions",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("server_id", sa.String(length=64)),
+        sa.Column("action", sa.String(length=255)),
+        sa.Column("request_id", sa.String(length=64)),
+        sa.Column("user_id", sa.String(length=64)),
+        sa.Column("project_id", sa.String(length=64)),
+        sa.Column("start_time", sa.String(length=26)),
+        sa.Column("message", sa.String(length=255)),
+        sa.Column("changed_at", sa.String(length=26)),
+        sa.Column("finished_at", sa.String(length=26)),
+        sa.Column("result", sa.String(length=64)),
+        sa.Column("details", steps.LONG_TEXT),
+        sa.Column("host", sa.String(length=255)),
+        sa.Column("created_at", sa.String(length=26)),
+        sa.Column("updated_at", sa.String(length=26)),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    steps.create_index("ix_compute_instanceActions_request_id", "compute_instanceActions", ["request_id"], unique=False)
+    steps.create_index("ix_compute_instanceActions_server_id", "compute_instanceActions", ["server_id"], unique=False)
+    steps.create_table(
+        "compute_keypairs",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=255)),
+        sa.Column("key_type", sa.String(length=64)),
+        sa.Column("public_key", steps.LONG_TEXT),
+        sa.Column("fingerprint", sa.String(length=255)),
+        sa.Column("user_id", sa.String(length=64)),
+        sa.Column("number", sa.Integer()),
+        sa.Column("created_at", sa.String(length=26)),
+        sa.Column("updated_at", sa.String(length=26)),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("user_id", "name"),
+    )
+    steps.create_index("ix_compute_keypairs_user_id", "compute_keypairs", ["user_id"], unique=False)
+    steps.create_table(
+        "compute_migrations",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("number", sa.Integer()),
+        sa.Column("status", sa.String(length=32)),
+        sa.Column("server_id", sa.String(length=64)),
+        sa.Column("source", sa.String(length=255)),
+        sa.Column("target", sa.String(length=255)),
+        sa.Column("old_flavor_number", sa.Integer()),
+        sa.Column("new_flavor_number", sa.Integer()),
+        sa.Column("migration_type", sa.String(length=32)),
+        sa.Column("user_id", sa.String(length=64)),
+        sa.Column("project_id", sa.String(length=64)),
+        sa.Column("created_at", sa.String(length=26)),
+        sa.Column("updated_at", sa.String(length=26)),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    steps.create_index("ix_compute_migrations_server_id", "compute_migrations", ["server_id"], unique=False)
+    steps.create_table(
+        "compute_server_groups",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=255)),
+        sa.Column("policy", sa.String(length=64)),
+        sa.Column("rules", sa.JSON()),
+        sa.Column("project_id", sa.String(length=64)),
+        sa.Column("user_id", sa.String(length=64)),
+        sa.Column("created_at", sa.String(length=26)),
+        sa.Column("updated_at", sa.String(length=26)),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    steps.create_index("ix_compute_server_groups_project_id", "compute_server_groups", ["project_id"], unique=False)
+    steps.create_table(
+        "compute_servers",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=255)),
+        sa.Column("status", sa.String(length=32)),
+        sa.Column("project_id", sa.String(length=64)),
+        sa.Column("user_id", sa.String(length=64)),
+        sa.Column("metadata", sa.JSON()),
+        sa.Column("flavor", sa.JSON()),
+        sa.Column("created_at", sa.String(length=26)),
+        sa.Column("updated_at", sa.String(length=26)),
+        sa.Column("access_ipv4", sa.String(length=45)),
+        sa.Column("access_ipv6", sa.String(length=45)),
+        sa.Column("disk_config", sa.String(length=64)),
+        sa.Column("fault", sa.JSON()),
+        sa.Column("zone", sa.String(length=255)),
+        sa.Column("config_drive", sa.Boolean()),
+        sa.Column("key_name", sa.String(length=255)),
+        sa.Column("launched_at", sa.String(length=26)),
+        sa.Column("terminated_at", sa.String(length=26)),
+        sa.Column("task_state", sa.String(length=64)),
+        sa.Column("vm_state", sa.String(length=64)),
+        sa.Column("power_state", sa.Integer()),
+        sa.Column("host", sa.String(length=255)),
+        sa.Column("reservation_id", sa.String(length=64)),
+        sa.Column("launch_index", sa.Integer()),
+        sa.Column("locked", sa.Boolean()),
+        sa.Column("description", sa.String(length=255)),
+        sa.Column("tags", sa.JSON()),
+        sa.Column("trusted_image_certificates", sa.JSON()),
+        sa.Column("locked_reason", sa.String(length=255)),
+        sa.Column("pinned_zone", sa.String(length=255)),
+        sa.Column("scheduler_hints", sa.JSON()),
+        sa.Column("hostname", sa.String(length=255)),
+        sa.Column("user_data", steps.LONG_TEXT),
+        sa.Column("number", sa.Integer()),
+        sa.Column("image_id", sa.String(length=64)),
+        sa.Column("image_properties", sa.JSON()),
+        sa.Column("flavor_id", sa.String(length=255)),
+        sa.Column("key_data", sa.JSON()),
+        sa.Column("admin_password", sa.String(length=255)),
+        sa.Column("vcpus", sa.Integer()),
+        sa.Column("ram_mib", sa.Integer()),
+        sa.Column("disk_gib", sa.Integer()),
+        sa.Column("claim", sa.JSON()),
+        sa.Column("wanted", sa.Integer()),
+        sa.Column("power", sa.String(length=16)),
+        sa.Column("boot_epoch", sa.Integer()),
+        sa.Column("soft_reboot_epoch", sa.Integer()),
+        sa.Column("root_epoch", sa.Integer()),
+        sa.Column("disks", sa.JSON()),
+        sa.Column("nics", sa.JSON()),
+        sa.Column("snapshots", sa.JSON()),
+        sa.Column("rescue_image_id", sa.String(length=64)),
+        sa.Column("rescue_image_format", sa.String(length=16)),
+        sa.Column("resize", sa.String(length=16)),
+        sa.Column("old_flavor", sa.JSON()),
+        sa.Column("server_group_id", sa.String(length=64)),
+        sa.Column("deleting", sa.Boolean()),
+        sa.Column("deleted_at", sa.String(length=26)),
+        sa.Column("failed", sa.Boolean()),
+        sa.Column("seen", sa.JSON()),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    steps.create_index("ix_compute_servers_deleted_at", "compute_servers", ["deleted_at"], unique=False)
+    steps.create_index("ix_compute_servers_flavor_id", "compute_servers", ["flavor_id"], unique=False)
+    steps.create_index("ix_compute_servers_host", "compute_servers", ["host"], unique=False)
+    steps.create_index("ix_compute_servers_project_id", "compute_servers", ["project_id"], unique=False)
+    steps.create_index("ix_compute_servers_server_group_id", "compute_servers", ["server_group_id"], unique=False)
+    steps.create_index("ix_compute_servers_status", "compute_servers", ["status"], unique=False)
