@@ -87,3 +87,55 @@ def test_a_bad_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["up", "--fake", "--listen", "localhost", "--state", str(tmp_path / "c")]) == 1
     assert "localhost is no IP address" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> logs.StoredLogs:
+    """What a logging host has of two hosts and two days."""
+    for host, day, process, text in (
+        ("c1", "2026-01-01", "trilith", line(1, "api", "first", request_id="req-1")),
+        ("n1", "2026-01-01", "trilith", line(2, "agent", "second", request_id="req-1")),
+        ("n1", "2026-01-02", "trilith", line(9, "agent", "fourth", request_id="req-2")),
+    ):
+        (tmp_path / host / day).mkdir(parents=True, exist_ok=True)
+        (tmp_path / host / day / f"{process}.jsonl").write_text(text)
+    words = {"time": "2026-01-01T00:00:04+00:00", "level": "err", "process": "ovn-northd"}
+    words["message"] = "2026-01-01T00:00:03.500Z|00007|raft|WARN|third"
+    (tmp_path / "c1/2026-01-01/ovn-northd.jsonl").write_text(json.dumps(words) + "\n")
+    return logs.StoredLogs(tmp_path)
+
+
+def told(store: logs.StoredLogs, asked: logs.Asked) -> list[str]:
+    found: list[str] = []
+    logs.show(store, asked, found.append)
+    return found
+
+
+def test_one_request_over_all_hosts(store: logs.StoredLogs) -> None:
+    first, second = told(store, logs.Asked("req-1"))
+    assert "c1/api" in first
+    assert "n1/agent" in second
+
+
+def test_all_hosts_in_the_order_of_time(store: logs.StoredLogs) -> None:
+    lines = told(store, logs.Asked())
+    assert [word for text in lines for word in ("first", "second", "third", "fourth") if word in text] == [
+        "first",
+        "second",
+        "third",
+        "fourth",
+    ]
+    assert lines[2].startswith("2026-01-01T00:00:03.500 warning c1/ovn-northd")
+
+
+def test_one_host_and_since(store: logs.StoredLogs) -> None:
+    assert len(told(store, logs.Asked(host="n1"))) == 2
+    assert len(told(store, logs.Asked(since="2026-01-01T00:00:05"))) == 1
+    assert json.loads(told(store, logs.Asked("req-2", json=True))[0])["host"] == "n1"
+
+
+def test_times_that_people_type() -> None:
+    assert logs.since("2026-01-31T10:20") == "2026-01-31T10:20:00.000+00:00"
+    assert logs.since("2h") < logs.since("10m")
+    with pytest.raises(ValueError):
+        logs.since("yesterday")

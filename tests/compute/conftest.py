@@ -84,6 +84,10 @@ class Cloud:
 
         self.store.run(work)
 
+    def beat_was(self, ago_s: float, host: str = "c1") -> None:
+        """The host's last heartbeat was so long ago."""
+        self.store.run(lambda tx: tx.update(HOST, tx.get(HOST, host), seen_at_s=time.time() - ago_s))
+
     def settle(self, rounds: int = 4, host: str = "c1") -> None:
         """What the agent of the host would do: wants in, acts, reports out, until nothing is left to do."""
         for _ in range(rounds):

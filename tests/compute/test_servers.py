@@ -171,6 +171,19 @@ def test_no_host_fits(cloud: Cloud) -> None:
     assert cloud.get(f"/servers/{shown['id']}").status == 404
 
 
+@pytest.mark.parametrize(("silent_s", "status", "became"), [(5, 202, "BUILD"), (30, 503, None), (120, 202, "ERROR")])
+def test_after_an_outage(cloud: Cloud, silent_s: int, status: int, became: str | None) -> None:
+    """Every host was silent because nobody could hear it: nothing fails for good before it is heard again."""
+    cloud.beat_was(silent_s)
+    answer = cloud.try_server()
+    assert answer.status == status, answer.json
+    if became is None:
+        assert cloud.get("/servers").json["servers"] == []
+        assert "try again" in answer.content.decode()
+    else:
+        assert cloud.status(answer.json["server"]["id"]) == became
+
+
 def test_bad_requests(cloud: Cloud) -> None:
     for fields, code in (
         ({"name": ""}, 400),

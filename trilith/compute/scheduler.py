@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from trilith.compute.aggregates import AGGREGATE, zone_of
 from trilith.kernel.errors import Fault
 from trilith.kernel.store import METADATA, Stale, Tx
-from trilith.placement.hosts import HOST, is_up
+from trilith.placement.hosts import HOST, heard, is_up
 
 Row = dict[str, Any]
 
@@ -79,8 +79,9 @@ def usage(tx: Tx, server_id: str | None = None) -> dict[str, Row]:
 
 
 def place(tx: Tx, ask: Ask) -> Row:
-    """The host to use. Raises no_capacity when none fits, invalid when the asked zone or host does not exist."""
-    hosts = [host for host in tx.rows(HOST) if "compute" in host["roles"]]
+    """The host to use. Raises no_capacity when none fits, invalid when the asked zone or host does not exist,
+    unavailable just after an outage (see `heard`)."""
+    hosts = heard(tx, "compute")
     world = _world(tx, ask)
     if ask.host is not None and not any(host["name"] == ask.host for host in hosts):
         raise Fault("invalid", f"Compute host {ask.host} could not be found.")

@@ -25,6 +25,7 @@ Row = dict[str, Any]
 
 AGENTS = Service("agent", "agent", "/agent/v1", PlainWire())
 LEASE_S = 10.0
+OUTAGE_S = 60.0  # that hosts which were all silent are waited for
 
 HOST = Noun(
     AGENTS,
@@ -89,6 +90,16 @@ def is_up(row: Mapping[str, Any], now_s: float | None = None) -> bool:
     """Whether the host's lease is running."""
     age_s = (time.time() if now_s is None else now_s) - (row["seen_at_s"] or 0.0)
     return age_s < LEASE_S and not row["forced_down"]
+
+
+def heard(tx: Tx, role: str) -> list[Row]:
+    """The hosts of a role, for who places something. Raises unavailable when none of them is up and one was a minute
+    ago: after an outage of the API, hosts are heard again within seconds, and nothing fails for good until then."""
+    rows = [row for row in tx.rows(HOST) if role in row["roles"]]
+    silent_s = min((time.time() - (row["seen_at_s"] or 0.0) for row in rows if not row["forced_down"]), default=0.0)
+    if LEASE_S <= silent_s < OUTAGE_S:
+        raise Fault("unavailable", f"No {role} host has been heard for {silent_s:.0f} s; try again in a moment.")
+    return rows
 
 
 def register(tx: Tx, name: str, host_id: str, roles: list[str], availability_zone: str) -> Row:

@@ -22,7 +22,7 @@ from trilith.kernel.kinds import Bad, Id, Json, MapOf, Null, Text, Whole, now
 from trilith.kernel.request import Ctx
 from trilith.kernel.store import Condition, Tx
 from trilith.kernel.versions import OLDEST, v
-from trilith.placement.hosts import HOST, hosted, is_up, topic
+from trilith.placement.hosts import HOST, heard, hosted, is_up, topic
 from trilith.volume import metadata
 from trilith.volume.types import TYPE, find_type
 from trilith.volume.versions import VOLUMES
@@ -380,8 +380,8 @@ def _image_metadata(image: Row) -> Row:
 
 
 def choose_host(tx: Tx, availability_zone: str | None) -> str | None:
-    """The storage host that is up and holds least."""
-    hosts = [h for h in tx.rows(HOST) if "storage" in h["roles"] and is_up(h) and not h["storage_disabled"]]
+    """The storage host that is up and holds least; None when none is. Raises unavailable just after an outage."""
+    hosts = [h for h in heard(tx, "storage") if is_up(h) and not h["storage_disabled"]]
     if availability_zone:
         if not any(h["availability_zone"] == availability_zone for h in tx.rows(HOST)):
             raise Fault("invalid", f"Availability zone '{availability_zone}' is invalid.")
