@@ -135,7 +135,7 @@ defaults
 
 def _entry(view: HostView) -> str:
     by_name = "\n".join(
-        f"  use_backend hub-{host.name} if hub {{ url_param(hub) -m str {host.name} }}" for host in view.controllers
+        f"  use_backend hub-{host.name} if {{ path_beg /agent-console/{host.name}. }}" for host in view.controllers
     )
     return f"""frontend entry
   bind :{ENTRY_PORT} ssl crt vip.pem alpn http/1.1
@@ -143,6 +143,7 @@ def _entry(view: HostView) -> str:
   option forwardfor
   # what a request did before its server died is not known: only reading is tried again
   http-request disable-l7-retry unless METH_GET or {{ method HEAD }}
+  http-request set-timeout server 600s if {{ path_beg /agent/v1/images/ /image/ }} {{ method PUT }}
   acl hub path_beg {HUB_PATHS}
 {by_name}
   use_backend hubs if hub
@@ -159,7 +160,9 @@ def _apis(view: HostView) -> str:
   balance leastconn
   retry-on conn-failure empty-response 503
   option httpchk GET /healthz
-  default-server check inter 500ms fastinter 200ms fall 3 rise 2 observe layer4 error-limit 1 on-error mark-down
+  # each look costs three controllers a TLS handshake: a server that fails a request is marked down by that
+  default-server check inter 2s fastinter 500ms downinter 500ms fall 2 rise 2
+  default-server observe layer4 error-limit 1 on-error mark-down
 {_servers(view, port, secured)}
 backend api-waiting
   balance roundrobin
@@ -180,7 +183,7 @@ def _hubs(view: HostView) -> str:
   balance leastconn
 {waits}
   option httpchk GET /healthz
-  default-server check inter 500ms fastinter 200ms fall 3 rise 2 on-marked-down shutdown-sessions
+  default-server check inter 2s fastinter 500ms downinter 500ms fall 2 rise 2 on-marked-down shutdown-sessions
 {_servers(view, port, secured)}
 {single}
 """
