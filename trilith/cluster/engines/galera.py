@@ -49,6 +49,17 @@ PROVIDER_OPTIONS = {
     "socket.ssl_ca": f"{TLS_DIRECTORY}/ca.crt",
 }
 
+UNSAID: Doc = {
+    "lost": [],
+    "steady": False,
+    "waited_s": 0.0,
+    "transfer": False,
+    "attempts": 0,
+    "stale": False,
+    "data_mib": 0,
+}
+"What the keeper of an older program, during a rolling upgrade, does not say of its node."
+
 
 class Galera(UnitEngine):
     kind = "galera"
@@ -179,7 +190,7 @@ class Galera(UnitEngine):
     def _theirs(self, peer: Host) -> Doc | None:
         document = self.view.ask_peer(peer) or {}
         detail: Doc = document.get("engines", {}).get(self.kind, {}).get("detail", {})
-        return detail or None
+        return {**UNSAID, **detail} if detail else None
 
     def _accounts(self) -> node.Accounts:
         addresses = ("127.0.0.1", *(host.address for host in self.view.controllers))
@@ -240,8 +251,8 @@ max_connections=500
 max_connect_errors=1000000
 max_allowed_packet=64M
 performance_schema=OFF
-thread_handling=pool-of-threads
-thread_pool_size=4
+# not pool-of-threads: it breaks large results off over TLS
+thread_handling=one-thread-per-connection
 # a client that vanished inside a writing transaction frees the queue of writers
 idle_write_transaction_timeout=2
 ssl_key={TLS_DIRECTORY}/host.key

@@ -143,7 +143,6 @@ def _entry(view: HostView) -> str:
   option forwardfor
   # what a request did before its server died is not known: only reading is tried again
   http-request disable-l7-retry unless METH_GET or {{ method HEAD }}
-  http-request set-timeout server 600s if {{ path_beg /agent/v1/images/ /image/ }} {{ method PUT }}
   acl hub path_beg {HUB_PATHS}
 {by_name}
   use_backend hubs if hub
@@ -160,6 +159,8 @@ def _apis(view: HostView) -> str:
   balance leastconn
   retry-on conn-failure empty-response 503
   option httpchk GET /healthz
+  # the end of an upload is silence: bytes are checked and copied
+  http-request set-timeout server 600s if {{ path_beg /agent/v1/images/ /image/ }} {{ method PUT }}
   # each look costs three controllers a TLS handshake: a server that fails a request is marked down by that
   default-server check inter 2s fastinter 500ms downinter 500ms fall 2 rise 2
   default-server observe layer4 error-limit 1 on-error mark-down

@@ -1,6 +1,7 @@
 """RabbitMQ over all controllers: the bus for hints and notifications. What to do when is in `rabbitmq_plan`."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import shutil
@@ -38,6 +39,7 @@ COOKIE = f"{HOME}/.erlang.cookie"
 MARK = f"{HOME}/trilith-incarnation"
 CTL_S = 30.0
 ASK_MEMBERS_S = 300.0  # each question starts an Erlang machine
+ASK_AGAIN_S = 20.0
 MEMORY_MB, DISK_FREE_MB = 400, 200  # absolute: a container sees the memory of all
 TICK_S = 4  # until a silent node counts as gone
 LEADER_POLL_MS = 1000
@@ -50,7 +52,7 @@ class RabbitMq(UnitEngine):
     def __init__(self, view: HostView) -> None:
         super().__init__(view)
         self._members: tuple[str, ...] = ()
-        self._members_at = 0.0
+        self._ask_at = 0.0
         self._still: object = None  # what has not changed since `_still_since`
         self._still_since = 0.0
         self._asked_about: object = None
@@ -168,10 +170,14 @@ class RabbitMq(UnitEngine):
         if (still := (node.running, node.unit_active, running, reachable)) != self._still:
             self._still, self._still_since = still, now
         if not node.running:
-            self._members_at = 0.0
+            self._ask_at, self._members = 0.0, ()
             return replace(node, stuck_s=round(now - self._still_since, 1))
-        if now - self._members_at > ASK_MEMBERS_S or (running, blank) != self._asked_about:
-            self._members, self._members_at, self._asked_about = self.members(), now, (running, blank)
+        if now >= self._ask_at or (running, blank) != self._asked_about:
+            self._asked_about = (running, blank)
+            self._ask_at = now + ASK_AGAIN_S  # when there is no answer: on a busy host each question makes it worse
+            with contextlib.suppress(Unavailable):
+                self._members = self.members()
+                self._ask_at = now + ASK_MEMBERS_S
         return replace(node, members=self._members)
 
     def members(self) -> tuple[str, ...]:
@@ -197,7 +203,7 @@ class RabbitMq(UnitEngine):
         sight = _sight(want, seen)
         whole = set(sight.node.members) == set(sight.controllers)
         problem = rabbitmq_plan.waiting_for(sight)
-        if sight.node.running and not whole:
+        if sight.node.running and sight.node.members and not whole:
             missing = sorted(set(sight.controllers) - set(sight.node.members))
             problem = f"Not in the cluster: {', '.join(missing)}." if missing else None
         ready = sight.node.running and bool(sight.node.incarnation) and not self.plan(want, seen)
@@ -216,7 +222,7 @@ class RabbitMq(UnitEngine):
                 self.view.units.start(UNIT, wait=False)
             case "forget":
                 self._ctl("forget_cluster_node", _node(act.args["node"]))
-                self._members_at = 0.0
+                self._ask_at = 0.0
             case _:
                 super().perform(key, act)
 
@@ -263,13 +269,16 @@ def _read_mark(root: Path) -> Doc:
 
 
 def _definitions(password: str) -> str:
-    """The user, and nothing else: the rest is declared by who uses it. The salt follows from the password, so that the
-    file stays the same."""
+    """The user, and how much nobody's notifications may take; the rest is declared by who uses it. The salt follows
+    from the password, so that the file stays the same."""
     salt = hashlib.sha256(b"salt" + password.encode()).digest()[:4]
     digest = base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
     user = {"name": USER, "password_hash": digest, "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": ""}
     everything = {"user": USER, "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"}
-    return json.dumps({"users": [user], "vhosts": [{"name": "/"}], "permissions": [everything]}, indent=1)
+    bounds = {"max-length": 100_000, "max-length-bytes": 200_000_000}  # then the oldest go
+    policy = {"vhost": "/", "name": "notifications", "pattern": "^notifications[.]", "apply-to": "queues"}
+    found = {"users": [user], "vhosts": [{"name": "/"}], "permissions": [everything]}
+    return json.dumps(found | {"policies": [policy | {"priority": 0, "definition": bounds}]}, indent=1)
 
 
 def _peers_tls() -> str:
