@@ -6,7 +6,7 @@ import pytest
 from tests.deploy.conftest import good_facts
 from trilith.cluster.cluster_file import ClusterFile
 from trilith.cluster.deploy_directory import Deployment
-from trilith.cluster.deploy_plan import Change, HostWant, changes, groups, quorum_lost, restarts, wanted
+from trilith.cluster.deploy_plan import Change, HostWant, changes, groups, quorum_lost, refusal, restarts, wanted
 from trilith.cluster.deploy_watch import holds_quorum, readiness
 
 UNIT = "[Service]\nExecStart=/opt/trilith/current/bin/trilith\n"
@@ -141,7 +141,16 @@ def test_the_deployments_directory_is_private(deployment: Deployment) -> None:
     ],
 )
 def test_the_order(cluster: ClusterFile, fresh: list[str], careful: bool, expected: list[list[str]]) -> None:
-    assert groups(cluster, set(fresh), careful) == expected
+    ready = {host.name for host in cluster.hosts}
+    assert groups(cluster, set(fresh), careful, ready) == expected
+
+
+def test_who_is_not_ready_is_mended_first(cluster: ClusterFile) -> None:
+    ready = {host.name for host in cluster.hosts} - {"c2"}
+    assert groups(cluster, set(), True, ready)[:3] == [["c2"], ["c1"], ["c3"]]
+    assert refusal(cluster, ["c2", "c1", "c3"], ready) is None
+    assert refusal(cluster, ["c1", "c3"], ready) == "Changing c1 now would lose the quorum, because c2 is not ready."
+    assert refusal(cluster, ["c2", "c1", "c3"], ready - {"c3"}) is not None
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from trilith.cluster import services  # noqa: F401 - declares everything
 from trilith.cluster.shared_images import SharedImages, image_files
 from trilith.cluster.state import Settings, State
 from trilith.identity.tokens import authenticate, use_keys
+from trilith.kernel import notices
 from trilith.kernel.declare import SERVICES, Service
 from trilith.kernel.hints import Hints
 from trilith.kernel.http import App
@@ -43,7 +44,9 @@ def metrics(ctx: Ctx) -> Reply:
 
 
 def open_store(state: State, settings: Settings) -> Store:
-    return Store(state.database_url(settings), Hints(state.hints_socket).send)
+    """Notices are recorded where there is a bus to publish them on."""
+    url, hints = state.database_url(settings), Hints(state.hints_socket)
+    return Store(url, hints.send, notices.record if settings.clustered else None)
 
 
 def read_join_tokens(state: State) -> dict[str, dict[str, Any]]:

@@ -11,20 +11,46 @@ import json
 import logging
 import random
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import aio_pika
-from aio_pika.abc import AbstractIncomingMessage
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from aio_pika.exceptions import AMQPException, ChannelInvalidStateError
 
 log = logging.getLogger(__name__)
 
+PORT = 5671
 EXCHANGE = "trilith.hints"
 CONNECT_S = 2.0
 PUBLISH_S = 3.0  # a broker that does not confirm for so long has vanished
 HEARTBEAT_S = 5
 PAUSE_S = (0.1, 0.5, 1.0, 2.0)
 AWAY = (AMQPException, ChannelInvalidStateError, OSError, TimeoutError, asyncio.CancelledError)
+_closing: set[asyncio.Task[None]] = set()
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    broker: str, port: int, password: str, tls: ssl.SSLContext | None
+) -> AsyncIterator[AbstractConnection]:
+    """A connection to one broker, for as long as the block lasts. Raises what `AWAY` holds."""
+    async with asyncio.timeout(CONNECT_S):
+        connection = await aio_pika.connect(
+            host=broker,
+            port=port,
+            login="trilith",
+            password=password,
+            ssl=tls is not None,
+            ssl_context=tls,
+            heartbeat=HEARTBEAT_S,
+        )
+    try:
+        yield connection
+    finally:
+        # not waited for: to take leave of a broker that has vanished takes half a minute
+        task = asyncio.create_task(_close(connection))
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
 
 
 class Bus:
@@ -45,7 +71,6 @@ class Bus:
         self._on_topics = on_topics
         self._pending: set[str] = set()  # bounded: topics are hosts and a few words
         self._something = asyncio.Event()
-        self._closing: set[asyncio.Task[None]] = set()
         self.connected_to: str | None = None
 
     def publish(self, topics: set[str]) -> None:
@@ -68,17 +93,7 @@ class Bus:
             await asyncio.sleep(PAUSE_S[min(rounds, len(PAUSE_S) - 1)] * random.uniform(0.8, 1.2))
 
     async def _session(self, broker: str) -> None:
-        async with asyncio.timeout(CONNECT_S):
-            connection = await aio_pika.connect(
-                host=broker,
-                port=self._port,
-                login="trilith",
-                password=self._password,
-                ssl=self._tls is not None,
-                ssl_context=self._tls,
-                heartbeat=HEARTBEAT_S,
-            )
-        try:
+        async with connected(broker, self._port, self._password, self._tls) as connection:
             async with asyncio.timeout(PUBLISH_S):
                 channel = await connection.channel(publisher_confirms=True)
                 exchange = await channel.declare_exchange(EXCHANGE, aio_pika.ExchangeType.FANOUT)
@@ -90,15 +105,8 @@ class Bus:
             self._on_topics(None)
             while True:
                 await self._published(exchange, connection)
-        finally:
-            # not waited for: to take leave of a broker that has vanished takes half a minute
-            task = asyncio.create_task(_close(connection))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
 
-    async def _published(
-        self, exchange: aio_pika.abc.AbstractExchange, connection: aio_pika.abc.AbstractConnection
-    ) -> None:
+    async def _published(self, exchange: aio_pika.abc.AbstractExchange, connection: AbstractConnection) -> None:
         """Wait for something to say, and say it; now and then only look whether the connection still stands."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
@@ -128,6 +136,6 @@ class Bus:
         self._on_topics(topics)
 
 
-async def _close(connection: aio_pika.abc.AbstractConnection) -> None:
+async def _close(connection: AbstractConnection) -> None:
     with contextlib.suppress(*AWAY):
         await connection.close()

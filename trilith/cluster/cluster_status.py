@@ -131,6 +131,7 @@ def _leases(sql: Doc, now_s: float) -> list[Doc]:
             "left_s": round(row["expires_at_s"] - now_s, 1),
         }
         for row in sorted(sql.get("leases", []), key=lambda row: str(row["name"]))
+        if row["expires_at_s"] > 0  # else given back
     ]
 
 

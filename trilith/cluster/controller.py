@@ -5,9 +5,9 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trilith.cluster import image_store
+from trilith.cluster import image_store, tls
 from trilith.cluster.api import open_store
 from trilith.cluster.network_controller import NetworkController
 from trilith.cluster.schema import migrate
@@ -16,6 +16,7 @@ from trilith.cluster.state import Settings, State
 from trilith.compute import server_wants
 from trilith.identity.fernet import ROTATE_S, rotate_keys
 from trilith.image import images
+from trilith.kernel import notices
 from trilith.kernel.errors import Unavailable
 from trilith.kernel.hints import Wake
 from trilith.kernel.leases import Holder
@@ -23,6 +24,9 @@ from trilith.kernel.reconcile import Reconciler, Runner
 from trilith.kernel.sql_source import SqlSource
 from trilith.kernel.store import Store, Tx, forget_commits
 from trilith.volume import volumes
+
+if TYPE_CHECKING:
+    from trilith.cluster.notifier import Notifier
 
 log = logging.getLogger(__name__)
 SWEEP_S = 5.0
@@ -40,22 +44,34 @@ def run(state: State, settings: Settings) -> None:
     kinds: dict[str, Any] = image_store.kinds()
     reconcilers: list[Reconciler] = [image_store.ImageBytes(store, image_files(state, settings), settings.host)]
     network = NetworkController(state, settings, store)
+    notifier = _notifier(state, settings, store) if settings.clustered else None
     runner = Runner(SqlSource(store, kinds), reconcilers, RESYNC_S, workers=4)
 
     def on_wake(message: dict[str, Any]) -> None:
         runner.wake()
         network.wake()
+        if notifier is not None:
+            notifier.wake()
 
-    wake = Wake(
-        settings.hub_url, state.secret("controller"), ["images", "northbound"], on_wake, state.ca_file(settings)
-    )
+    topics = ["images", "northbound", notices.TOPIC]
+    wake = Wake(settings.hub_url, state.secret("controller"), topics, on_wake, state.ca_file(settings))
     threads = [threading.Thread(target=work, daemon=True) for work in (runner.run, network.run)]
-    for thread in [wake, *threads]:
+    for thread in [wake, *threads, *([notifier] if notifier is not None else [])]:
         thread.start()
     _sweep(state, settings, store, ended)
     runner.stop()
     network.stop()
     wake.stop()
+    if notifier is not None:
+        notifier.stop()
+
+
+def _notifier(state: State, settings: Settings, store: Store) -> "Notifier":
+    from trilith.cluster.notifier import Brokers, Notifier  # here, because only a cluster has brokers
+
+    others = [host.address for host in settings.controllers if host.name != settings.host]
+    brokers = Brokers([settings.this_host.address, *others], state.secret("rabbitmq"), tls.client(state, settings))
+    return Notifier(Holder(store, "notifications", f"controller:{settings.host}"), brokers.connect)
 
 
 def _sweep(state: State, settings: Settings, store: Store, ended: threading.Event) -> None:

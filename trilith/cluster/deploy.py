@@ -290,8 +290,13 @@ class _Deploy:
         fresh = {deployed.name for deployed in self.hosts if not deploy_plan.runs(deployed.facts)}
         careful = self.deployment.was_ready
         touched = [d.name for d in self.hosts if deploy_plan.restarts(d.planned) and d.name not in fresh]
-        if careful:
-            self._refuse_loss(touched)
+        ready = self._ready_hosts() if careful else set()
+        order = deploy_plan.groups(self.cluster, fresh, careful, ready)
+        refused = deploy_plan.refusal(
+            self.cluster, [name for group in order for name in group if name in touched], ready
+        )
+        if careful and refused and not self.asked.force:
+            raise Problem(f"{refused} Nothing was changed. Repair it first (trilith status), or type --force.")
         self.deployment.remember([deployed.host for deployed in self.hosts])
         relay = PackageRelay(cache_directory() / "packages", self.cluster.ssh, self.deployment.known_hosts)
         with relay:
@@ -299,20 +304,12 @@ class _Deploy:
             self._each(applier.prepare, self.hosts)
             self._each(self._retire, self.removed)
             by_name = {deployed.name: deployed for deployed in self.hosts}
-            for group in deploy_plan.groups(self.cluster, fresh, careful):
+            for group in order:
                 members = [by_name[name] for name in group if by_name[name].planned]
                 if careful and any(d.name in touched for d in members):
                     self._roll(applier, members)
                 else:
                     self._each(applier.activate, members)
-
-    def _refuse_loss(self, touched: list[str]) -> None:
-        """Before anything is touched: is there a quorum without each one?"""
-        ready = self._ready_hosts()
-        for name in touched:
-            refused = deploy_plan.quorum_lost(self.cluster, name, ready)
-            if refused and not self.asked.force:
-                raise Problem(f"{refused} Nothing was changed. Repair it first (trilith status), or type --force.")
 
     def _ready_hosts(self) -> set[str]:
         found = set()

@@ -150,21 +150,32 @@ def runs(facts: Facts) -> bool:
     return bool(facts["keeper"]["active"] == "active")
 
 
-def groups(cluster: ClusterFile, fresh: set[str], careful: bool) -> list[list[str]]:
+def groups(cluster: ClusterFile, fresh: set[str], careful: bool, ready: set[str]) -> list[list[str]]:
     """Names of hosts, in groups that are changed one after another. A new cluster: all at once. Later: controllers one
-    by one, network hosts one by one, the others few at a time, and fresh hosts last, when all others know them."""
+    by one, network hosts one by one, the others few at a time, and fresh hosts last, when all others know them. Among
+    those, a host that is not ready comes first: a change may be what mends it."""
     names = [host.name for host in cluster.hosts]
     if not careful:
         return [names]
     one_by_one: list[str] = []
     others: list[str] = []
-    for host in cluster.hosts:
+    for host in sorted(cluster.hosts, key=lambda host: host.name in ready):
         if host.name in fresh:
             continue
         (one_by_one if {"control", "network"} & set(host.roles) else others).append(host.name)
     found = [[name] for name in one_by_one]
     found += [others[at : at + TOGETHER] for at in range(0, len(others), TOGETHER)]
     return [*found, [name for name in names if name in fresh]] if fresh else found
+
+
+def refusal(cluster: ClusterFile, order: Iterable[str], ready: set[str]) -> str | None:
+    """Why these hosts must not be changed one after another, each ready again before the next; None when they may."""
+    ready = set(ready)
+    for name in order:
+        if refused := quorum_lost(cluster, name, ready):
+            return refused
+        ready.add(name)
+    return None
 
 
 def quorum_lost(cluster: ClusterFile, touched: str, ready: set[str]) -> str | None:

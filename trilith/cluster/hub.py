@@ -47,7 +47,6 @@ CONSOLE_IDLE_S = 30.0  # between pings of a console's two ends
 PEER_S = 2.0  # that another hub is waited for
 KNOWN_S = 10.0  # that an answer about a credential counts
 MAX_KNOWN = 20_000
-BUS_PORT = 5671
 Tell = Callable[[dict[str, str]], None]
 
 
@@ -374,10 +373,10 @@ def serve(state: State) -> None:
     )
 
     def start_bus(on_topics: Callable[[set[str] | None], None]) -> "Bus":
-        from trilith.cluster.bus import Bus  # here, because only a cluster has one
+        from trilith.cluster.bus import PORT, Bus  # here, because only a cluster has one
 
         brokers = [settings.this_host.address, *(host.address for host in others)]
-        return Bus(settings.host, brokers, BUS_PORT, state.secret("rabbitmq"), client_tls, on_topics)
+        return Bus(settings.host, brokers, PORT, state.secret("rabbitmq"), client_tls, on_topics)
 
     hub = Hub(state, place, start_bus if settings.clustered else None)
     web.run_app(

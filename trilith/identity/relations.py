@@ -48,8 +48,11 @@ def forget(tx: Tx, table: sa.Table, **equals: Any) -> int:
     return tx.execute(table.delete().where(*where(table, equals))).rowcount
 
 
-def add(tx: Tx, table: sa.Table, **row: Any) -> None:
+def add(tx: Tx, table: sa.Table, **row: Any) -> bool:
+    """Returns whether it is new."""
     key = {column.name: row[column.name] for column in table.primary_key}
-    if not found(tx, table, **key):
-        forget(tx, table, **key)  # locks the gap, so that two writers of the same row meet here and one runs again
-        tx.execute(table.insert().values(row))
+    if found(tx, table, **key):
+        return False
+    forget(tx, table, **key)  # locks the gap, so that two writers of the same row meet here and one runs again
+    tx.execute(table.insert().values(row))
+    return True

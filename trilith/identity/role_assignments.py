@@ -7,6 +7,7 @@ from typing import Any
 from trilith.identity import relations, rules
 from trilith.identity.domains import DOMAIN
 from trilith.identity.groups import GROUP
+from trilith.identity.notices import tell_assignment
 from trilith.identity.projects import PROJECT, subtree
 from trilith.identity.relations import ASSIGNMENT, MEMBERSHIP, SYSTEM
 from trilith.identity.roles import GLOBAL, ROLE
@@ -78,7 +79,8 @@ def _declare(grant: Grant) -> None:
 
     def put(ctx: Ctx) -> None:
         row = grant.found(ctx, True)
-        relations.add(ctx.tx, ASSIGNMENT, **row, actor=grant.actor, target=grant.target)
+        if relations.add(ctx.tx, ASSIGNMENT, **row, actor=grant.actor, target=grant.target):
+            tell_assignment(ctx.tx, "created", row, grant.actor, grant.target)
 
     def check(ctx: Ctx) -> None:
         row = grant.found(ctx, False)
@@ -89,6 +91,7 @@ def _declare(grant: Grant) -> None:
         row = grant.found(ctx, True)
         if not relations.forget(ctx.tx, ASSIGNMENT, **row):
             raise _missing(row)
+        tell_assignment(ctx.tx, "deleted", row, grant.actor, grant.target)
 
     def listed(ctx: Ctx) -> Row:
         found = relations.found(ctx.tx, ASSIGNMENT, **grant.found(ctx, False))

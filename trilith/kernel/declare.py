@@ -22,6 +22,7 @@ from trilith.kernel.store import METADATA, missing
 from trilith.kernel.versions import NEWEST, OLDEST, Stepped, Version, VersionRange
 
 if TYPE_CHECKING:
+    from trilith.kernel.notices import Notices
     from trilith.kernel.request import Ctx
     from trilith.kernel.wire import Wire
 
@@ -176,6 +177,7 @@ class Service:
         self.nouns: list[Noun] = []
         self.routes: list[Route] = []
         self.quotas: dict[str, Quota] = {}
+        self.notices: Notices | None = None  # what billing and audit tools are told of its rows
         if listed:
             SERVICES.append(self)
 

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Row = dict[str, Any]
 Condition = sa.ColumnElement[bool]
+Change = tuple["Noun", Row | None, Row | None]  # a row before and after a transaction; None: it is not there
 METADATA = sa.MetaData()
 RETRY_FOR_S = 10.0
 KEEP_COMMITS_S = 3600.0  # far longer than anybody tries again
@@ -54,9 +55,10 @@ COMMITS = sa.Table(
 class Tx:
     """One transaction. Every read and write of a service goes through it."""
 
-    def __init__(self, connection: sa.Connection, database: "Database") -> None:
-        self.connection, self.database = connection, database
+    def __init__(self, connection: sa.Connection, store: "Store") -> None:
+        self.connection, self.store = connection, store
         self.hints: set[str] = set()
+        self.changes: dict[tuple[str, str], Change] = {}  # by table and id; kept for `Store.before_commit` only
 
     # reading
     def rows(self, noun: "Noun", *where: Condition | None, **equals: Any) -> list[Row]:
@@ -92,7 +94,7 @@ class Tx:
 
     def now_s(self) -> float:
         """The database's clock, which is one for all controllers; seconds since 1970."""
-        found = self.database.now_s(self.connection)
+        found = self.store.database.now_s(self.connection)
         return time.time() if found is None else found
 
     # writing
@@ -104,7 +106,7 @@ class Tx:
         full = {name: full.get(name) for name in noun.table.c.keys()}  # noqa: SIM118 - a column collection
         with self._unique(noun, full):
             self.connection.execute(noun.table.insert().values(full))
-        self._woken(noun, full)
+        self._changed(noun, None, full)
         return full
 
     def update(self, noun: "Noun", row: Row, /, touch: bool = True, **changes: Any) -> Row:
@@ -126,13 +128,12 @@ class Tx:
         with self._unique(noun, new):
             if self.connection.execute(query).rowcount != 1:
                 raise Stale(f"{noun.name} {row[noun.identity]} was changed by another")
-        self._woken(noun, row)
-        self._woken(noun, new)
+        self._changed(noun, row, new)
         return new
 
     def delete(self, noun: "Noun", row: Row) -> None:
         self.connection.execute(noun.table.delete().where(noun.table.c[noun.identity] == row[noun.identity]))
-        self._woken(noun, row)
+        self._changed(noun, row, None)
 
     def delete_where(self, noun: "Noun", *where: Condition | None, **equals: Any) -> int:
         for row in (found := self.rows(noun, *where, **equals)):
@@ -147,9 +148,14 @@ class Tx:
         """Wakes who listens to a topic (``host:c1``, ``northbound``) after the commit."""
         self.hints.update(topics)
 
-    def _woken(self, noun: "Noun", row: Row) -> None:
-        if noun.wakes:
-            self.hints.update(noun.wakes(row))
+    def _changed(self, noun: "Noun", old: Row | None, new: Row | None) -> None:
+        for row in (old, new):
+            if row is not None and noun.wakes:
+                self.hints.update(noun.wakes(row))
+        if self.store.before_commit is not None:
+            key = (noun.table.name, str((new or old or {})[noun.identity]))
+            first = self.changes[key][1] if key in self.changes else old
+            self.changes[key] = (noun, first, new)
 
     @contextmanager
     def _unique(self, noun: "Noun", row: Row) -> Iterator[None]:
@@ -191,11 +197,17 @@ class Database(Protocol):
 
 
 class Store:
-    """The database. `send_hints` takes a set of topics after each commit."""
+    """The database. `send_hints` takes a set of topics after each commit; `before_commit` ends each transaction, with
+    all that was changed in `Tx.changes`."""
 
-    def __init__(self, url: str, send_hints: Callable[[set[str]], None] = lambda topics: None) -> None:
+    def __init__(
+        self,
+        url: str,
+        send_hints: Callable[[set[str]], None] = lambda topics: None,
+        before_commit: Callable[[Tx], None] | None = None,
+    ) -> None:
         self.url = url
-        self.send_hints = send_hints
+        self.send_hints, self.before_commit = send_hints, before_commit
         kind: type[Sqlite | MariaDb] = Sqlite if url.startswith("sqlite") else MariaDb
         self.database: Database = kind(
             url,
@@ -244,8 +256,10 @@ class Store:
                 with connection.begin():
                     if ticket is not None and (done := self._enter(connection, ticket)) is not None:
                         return done
-                    tx = Tx(connection, self.database)
+                    tx = Tx(connection, self)
                     outcome = (work(tx), tx.hints)
+                    if self.before_commit is not None:
+                        self.before_commit(tx)
                     if ticket is not None:
                         ticket.sent[ticket.attempt] = outcome
             return outcome

@@ -14,6 +14,7 @@ from typing import Any
 
 from trilith.cluster.audit import STEADY
 from trilith.cluster.drill.api import Answer, Api
+from trilith.cluster.state import Problem
 
 Doc = dict[str, Any]
 COMPUTE, VOLUME, NETWORK = "/compute/v2.1", "/volume/v3", "/networking/v2.0"
@@ -32,7 +33,7 @@ PATHS = {
 }
 
 
-class Broken(Exception):
+class Broken(Problem):
     """A promise was broken, or a refusal that nobody expected."""
 
 

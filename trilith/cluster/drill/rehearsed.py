@@ -18,7 +18,7 @@ from trilith.cluster.state import Problem, write_file
 log = logging.getLogger(__name__)
 Doc = dict[str, Any]
 T = TypeVar("T")
-STATE = "/var/lib/trilith"
+STATE, TRILITH = "/var/lib/trilith", "/usr/local/bin/trilith"
 OWN_UNITS = ("api", "hub", "controller", "agent", "keeper")
 HEALTH_S = 3.0
 # Erlang: every quorum queue's leader comes to the node that is asked
@@ -49,7 +49,7 @@ class Rehearsed:
 
     def looks(self) -> list[Doc]:
         def look(name: str) -> Doc:
-            words = ["trilith", "audit", "--state", STATE, *(["--rows"] if name == self.controllers[0] else [])]
+            words = [TRILITH, "audit", "--state", STATE, *(["--rows"] if name == self.controllers[0] else [])]
             document: Doc = json.loads(self._run(name, words))
             return document
 
@@ -61,8 +61,11 @@ class Rehearsed:
             return [f"{', '.join(away)}: not running"]
         if not self._answers():
             return [f"{self.url} does not answer"]
-        said = self._first(["sh", "-c", f"trilith status --json --state {STATE} || true"])
-        document: Doc = json.loads(said)
+        said = self._first(["sh", "-c", f"{TRILITH} status --json --state {STATE} || true"])
+        try:
+            document: Doc = json.loads(said)
+        except ValueError:
+            return ["`trilith status` says nothing"]
         return [f"{wrong['what']}: {wrong['why']}" for wrong in document["degraded"]]
 
     def _answers(self) -> bool:

@@ -13,7 +13,7 @@ exactly one of them founds or bootstraps. A node document:
     synced      it serves reads and writes
     size        members of its component, with or without a quorum
     committed   its last transaction while it runs
-    steady      it has run, without a break, since it was in that view: it got every transaction that was committed there
+    steady      it has run without a break since it was in that view, and so got every transaction committed there
     transfer    it is receiving all data from another node
     view        the last component with a quorum that it was in, while it did not leave it in order; null
     members     of that view
