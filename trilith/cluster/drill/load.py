@@ -244,7 +244,9 @@ class User(threading.Thread):
     def delete(self, kind: str, key: str, absent_ok: bool = False) -> None:
         answer = self.ask("DELETE", f"{PATHS[kind]}/{key}")
         # An earlier try was heard though its answer was lost: the thing is gone, or on its way.
-        heard = self.repeated and (answer.status == 404 or answer.status == 400 and b"it is deleting" in answer.content)
+        heard = self.repeated and (
+            answer.status == 404 or (answer.status == 400 and b"it is deleting" in answer.content)
+        )
         if answer.status not in (202, 204) and not heard and not (answer.status == 404 and absent_ok):
             raise Broken(f"deleting {kind} {key}: {answer.status} {answer.content[:300]!r}")
         self.promises.made.pop(key, None)
