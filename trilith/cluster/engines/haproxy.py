@@ -7,13 +7,16 @@ Its backends are ``api``, ``hubs`` and ``sql``, its servers are named as the con
 
 import contextlib
 import socket
+import subprocess
+import tempfile
 from collections.abc import Callable
 
 from trilith.cluster.engines.engine import HostView, ServiceUnit, UnitEngine
 from trilith.cluster.engines.files import ConfigFile
 from trilith.cluster.engines.galera import PORT as SQL_PORT
 from trilith.cluster.state import KEEPER_PORT, WRITER_PORT
-from trilith.kernel.reconcile import Doc
+from trilith.kernel.errors import Unavailable
+from trilith.kernel.reconcile import Act, Doc
 
 CONF = "/etc/haproxy/haproxy.cfg"
 TLS_DIRECTORY = "/etc/haproxy/trilith"
@@ -22,6 +25,7 @@ ADMIN_SOCKET = "/run/haproxy/admin.sock"
 ENTRY_PORT = 443
 PEERS_PORT = 10000
 SOCKET_S = 1.0
+CHECK_S = 20.0
 HUB_PATHS = "/wake /console /agent-console /novnc"  # beginnings; the first two cover /console-log
 
 
@@ -39,7 +43,12 @@ class Haproxy(UnitEngine):
             "vip.pem": text("vip.pem"),
         }
         keys = [ConfigFile(f"{TLS_DIRECTORY}/{name}", pem, 0o600) for name, pem in pems.items()]
-        return [ConfigFile(CONF, configuration(self.view)), *keys]
+        return [*keys, ConfigFile(CONF, configuration(self.view))]
+
+    def perform(self, key: str, act: Act) -> None:
+        if act.do == "write_file" and act.args["path"] == CONF:
+            check(configuration(self.view))
+        super().perform(key, act)
 
     def units(self) -> list[ServiceUnit]:
         reads = (CONF, *(f"{TLS_DIRECTORY}/{name}" for name in TLS_FILES))
@@ -55,6 +64,16 @@ class Haproxy(UnitEngine):
 
     def detail(self, seen: Doc) -> Doc:
         return {"writer": seen.get("writer"), "down": seen.get("down", [])}
+
+
+def check(text: str) -> None:
+    """Raises `Unavailable` with HAProxy's own words where it would not start with this configuration."""
+    with tempfile.NamedTemporaryFile("w", suffix=".cfg") as file:
+        file.write(text)
+        file.flush()
+        done = subprocess.run(["haproxy", "-c", "-f", file.name], capture_output=True, text=True, timeout=CHECK_S)
+    if done.returncode:
+        raise Unavailable(f"HAProxy refuses its configuration: {(done.stderr or done.stdout).strip()[-300:]}")
 
 
 def traffic(ask_it: Callable[[str], str] | None = None) -> Doc:

@@ -37,6 +37,7 @@ class Own:
     roles: tuple[Role, ...]
     needs_sql: bool = False
     settings: str = ""
+    after: str = ""
 
 
 # Root without any of its powers: it owns the state directory, and has nothing to do elsewhere.
@@ -66,7 +67,7 @@ OWN = (
     Own("api", "API", ("control",), True, _UNPRIVILEGED + "OOMScoreAdjust=-300\nLimitNOFILE=65536\n"),
     Own("hub", "hub: wake-ups and consoles", ("control",), False, _UNPRIVILEGED + "LimitNOFILE=65536\n"),
     Own("controller", "controller", ("control",), True, _UNPRIVILEGED),
-    Own("agent", "agent of this host", ("compute", "network"), False, _AGENT),
+    Own("agent", "agent of this host", ("compute", "network"), settings=_AGENT, after="openvswitch-switch.service"),
 )
 
 
@@ -82,9 +83,9 @@ class OwnUnits(UnitEngine):
         return [ConfigFile(path, text) for path, text in texts.items()]
 
     def units(self) -> list[ServiceUnit]:
-        """With a digest of the settings in each drop-in, because they are read when a process starts."""
-        settings = hashlib.sha256(msgspec.json.encode(self.view.settings)).hexdigest()[:20]
-        dropin = f"# settings {settings}\n"
+        """With a digest in each drop-in of what is read when a process starts: settings, this host's certificate."""
+        read = msgspec.json.encode(self.view.settings) + self.view.tls_text("host.crt").encode()
+        dropin = f"# settings {hashlib.sha256(read).hexdigest()[:20]}\n"
         return [ServiceUnit(unit_name(own), (unit_path(own),), dropin) for own in OWN if self._here(own)]
 
     def observe(self, key: str) -> Doc:
@@ -142,7 +143,7 @@ def unit_path(own: Own) -> str:
 def unit_text(own: Own, command: str, state_root: Path) -> str:
     return f"""[Unit]
 Description=Trilith {own.about}
-After=network.target
+After=network.target {own.after}
 StartLimitIntervalSec=0
 
 [Service]
