@@ -1,17 +1,20 @@
 """The pipeline over three small nouns: versions, policy, paging, quota, filters, errors."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.client import ADMIN, MEMBER, READER, STRANGER, Client, client, token
-from trilith.kernel.declare import Noun, Quota, Service, choice, flag, text, time, whole
+from trilith.kernel.declare import SERVICES, Noun, Quota, Service, choice, flag, text, time, whole
 from trilith.kernel.errors import Fault
 from trilith.kernel.versions import VersionRange, v
 from trilith.kernel.wire import ComputeWire, NetworkWire
 
-ZOO = Service("zoo", "zoo", "/zoo/v1", ComputeWire(), VersionRange("zoo", (1, 0), (1, 9), "X-Zoo-Version"))
-PARK = Service("park", "park", "/park", NetworkWire())
+ZOO = Service(
+    "zoo", "zoo", "/zoo/v1", ComputeWire(), VersionRange("zoo", (1, 0), (1, 9), "X-Zoo-Version"), listed=False
+)
+PARK = Service("park", "park", "/park", NetworkWire(), listed=False)
 CAT = Noun(
     ZOO,
     "cat",
@@ -49,8 +52,12 @@ TREE = Noun(
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> Client:
-    return client(tmp_path)
+def api(tmp_path: Path) -> Iterator[Client]:
+    """Of a cloud that has these services too; no other test's cloud does."""
+    SERVICES.extend((ZOO, PARK))
+    yield client(tmp_path)
+    SERVICES.remove(ZOO)
+    SERVICES.remove(PARK)
 
 
 def cat(api: Client, name: str, **more: object) -> str:

@@ -15,7 +15,7 @@ from trilith.kernel.kinds import Decimal, Text
 from trilith.kernel.store import COMMITS, KEEP_COMMITS_S, WRITE_QUEUE, Store, forget_commits
 from trilith.kernel.wire import ComputeWire
 
-SHELF = Service("shelf", "shelf", "/shelf", ComputeWire())
+SHELF = Service("shelf", "shelf", "/shelf", ComputeWire(), listed=False)
 BOOK = Noun(
     SHELF,
     "book",
