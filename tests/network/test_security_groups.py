@@ -20,6 +20,13 @@ def test_the_default_group(net: Networking) -> None:
     assert net.get(f"/security-groups/{group['id']}", STRANGER).status == 404
 
 
+def test_an_admin_finds_the_default_group_of_a_project_that_never_looked(net: Networking) -> None:
+    (group,) = net.get("/security-groups?name=default&project_id=p7", ADMIN).json["security_groups"]
+    assert group["project_id"] == "p7"
+    assert net.get("/security-groups?project_id=p8").json["security_groups"] == []
+    assert net.ids("/security-groups?project_id=p8", ADMIN) != set()
+
+
 def test_life(net: Networking) -> None:
     group = net.make("security_group", name="g")
     assert [rule["direction"] for rule in group["security_group_rules"]] == ["egress", "egress"]

@@ -71,11 +71,11 @@ rbac_policies.USERS["security_group"] = _users
 
 @SECURITY_GROUP.on("list")
 def list_(ctx: Ctx) -> Reply | list[Row]:
-    """A list is where people look for their default group: from then on it is there."""
+    """A list is where people look for their default group: from then on it is there. An admin may look for anybody's."""
     from trilith.kernel.paging import fetch
 
     project_id = ctx.one("project_id") or ctx.one("tenant_id") or ctx.who.project_id
-    if project_id and project_id == ctx.who.project_id:
+    if project_id and (project_id == ctx.who.project_id or ctx.who.is_admin):
         _have_default(ctx, project_id)
     listing = ctx.service.wire.listing(ctx, SECURITY_GROUP)
     page = fetch(ctx, SECURITY_GROUP, listing)
