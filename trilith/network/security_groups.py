@@ -71,7 +71,7 @@ rbac_policies.USERS["security_group"] = _users
 
 @SECURITY_GROUP.on("list")
 def list_(ctx: Ctx) -> Reply | list[Row]:
-    """A list is where people look for their default group: from then on it is there. An admin may look for anybody's."""
+    """A list is where people look for their default group: from then on it is there. An admin may look for any."""
     from trilith.kernel.paging import fetch
 
     project_id = ctx.one("project_id") or ctx.one("tenant_id") or ctx.who.project_id
