@@ -37,7 +37,7 @@ def drill(arguments: argparse.Namespace) -> int:
     outcomes = []
     out = sys.stderr if arguments.json else sys.stdout
     for outcome in run_drills(site, chosen, arguments.times, lambda line: print(line, file=out, flush=True)):
-        print(report.one_line(outcome), file=out, flush=True)
+        print("\n".join([report.one_line(outcome), *report.reasons(outcome)]), file=out, flush=True)
         outcomes.append(outcome)
         if arguments.svg:
             write_file(arguments.svg, timeline.picture(outcomes).encode(), mode=0o644, sync=False)

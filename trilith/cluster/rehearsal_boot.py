@@ -100,6 +100,7 @@ def _boot(document: Document) -> int:
     """One life of the host; returns how nspawn ended."""
     for group in document["cgroups"]:
         os.makedirs(group, exist_ok=True)
+        _weigh(Path(group), document["cpu_weight"])
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "GROUPS_TO_ENTER": " ".join(document["cgroups"]),
@@ -112,6 +113,13 @@ def _boot(document: Document) -> int:
     }
     argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", ENTER, "sh", *document["nspawn"]]
     return subprocess.run(argv, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
+
+
+def _weigh(group: Path, cpu_weight: int) -> None:
+    """`cpu_weight`: 100 is the usual. Nothing happens in a tree that does not have processors in it."""
+    for name, value in (("cpu.weight", cpu_weight), ("cpu.shares", cpu_weight * 1024 // 100)):
+        if (group / name).exists():
+            (group / name).write_text(str(value))
 
 
 def _ip(*words: str, lines: list[str] | None = None) -> None:

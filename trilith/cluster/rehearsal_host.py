@@ -26,7 +26,9 @@ Condition = Literal["running", "booting", "paused", "off"]
 
 CGROUPS = Path("/sys/fs/cgroup")
 # Those that a host needs of its own; all hosts would share the caller's otherwise.
-HIERARCHIES = ("freezer", "memory", "cpuacct", "systemd", "unified", "pids")
+HIERARCHIES = ("freezer", "memory", "cpuacct", "systemd", "unified", "pids", "cpu")
+# Of this machine's processors, when they are short: real controllers do not share theirs with machines that boot.
+CPU_WEIGHT, CPU_WEIGHT_OF_MACHINES = 100, 10
 # Beyond nspawn's own: links and rules, locked memory, the kernel's log. None that could set this machine's clock.
 CAPABILITIES = "CAP_NET_ADMIN,CAP_IPC_LOCK,CAP_SYSLOG"
 SYSTEMD_REBOOT = signal.SIGRTMIN + 5  # what PID 1 understands as "reboot in good order"
@@ -251,6 +253,7 @@ class SimulatedHost:
             "fabric": self._fabric.netns,
             "links": self._fabric.links(self._host),
             "cgroups": [str(path) for path in _groups(self._group)],
+            "cpu_weight": CPU_WEIGHT if {"control", "network"} & {*self._host.roles} else CPU_WEIGHT_OF_MACHINES,
             "overlay": f"lowerdir={self._image},upperdir={self.place}/upper,workdir={self.place / WORK}",
             "root": str(self.place / MOUNT),
             "nspawn": [

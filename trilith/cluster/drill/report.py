@@ -8,6 +8,7 @@ from trilith.cluster.drill.run import Outcome
 from trilith.cluster.status import table
 
 HEAD = ("drill", "outage", "bar", "failed", "retried", "added", "slow for", "pings", "lost", "healed in", "verdict")
+MOST_REASONS = 12
 
 
 def as_text(outcomes: list[Outcome]) -> str:
@@ -15,10 +16,8 @@ def as_text(outcomes: list[Outcome]) -> str:
     lines += ["", "outage: first to last failed request, without a retry. failed: also at the one retry. "]
     lines += ["added: to the usual latency, in the worst 3 s. slow for: until no request was slow any more."]
     for outcome in outcomes:
-        said = [*outcome.wrong, *outcome.stuck, *outcome.leaked, *outcome.lost]
-        if said:
-            lines += ["", f"{outcome.drill} ({outcome.broke}):", *(f"  {words[:220]}" for words in said[:12])]
-            lines += [f"  and {len(said) - 12} more; all of them: --json"] if len(said) > 12 else []
+        if why := reasons(outcome):
+            lines += ["", f"{outcome.drill} ({outcome.broke}):", *why]
     late_s = max((outcome.figures.lag_s for outcome in outcomes), default=0.0)
     lines += ["", f"The measuring client was late by {late_s * 1000:.0f} ms at most."]
     return "\n".join(lines)
@@ -36,6 +35,13 @@ def one_line(outcome: Outcome) -> str:
         f"{outcome.drill}: {'held' if outcome.passed else 'MISSED'}; outage {figures.outage_s:.2f} s, "
         f"{figures.failed} failed, {figures.retried} retried, {healed}"
     )
+
+
+def reasons(outcome: Outcome) -> list[str]:
+    """Why it did not hold."""
+    said = [*outcome.wrong, *outcome.stuck, *outcome.leaked, *outcome.lost]
+    more = [f"  and {len(said) - MOST_REASONS} more; all of them: --json"] if len(said) > MOST_REASONS else []
+    return [f"  {words[:220]}" for words in said[:MOST_REASONS]] + more
 
 
 def _row(outcome: Outcome) -> tuple[str, ...]:

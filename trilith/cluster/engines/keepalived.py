@@ -1,7 +1,7 @@
 """keepalived on every controller: the cloud's address (VIP) is on one of them.
 
-It moves when the host or its HAProxy dies, and when this controller can serve nobody though another one can: then the
-keeper lays the file `GIVE_WAY` down. It does not move back by itself.
+It moves when the host or its HAProxy dies, and when this controller could serve nobody for a while though another one
+can: then the keeper lays the file `GIVE_WAY` down. It does not move back by itself.
 """
 
 import errno
@@ -10,8 +10,17 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import time
 
-from trilith.cluster.engines.engine import ServiceUnit, Status, UnitEngine, plan_absent, plan_files, plan_units
+from trilith.cluster.engines.engine import (
+    HostView,
+    ServiceUnit,
+    Status,
+    UnitEngine,
+    plan_absent,
+    plan_files,
+    plan_units,
+)
 from trilith.cluster.engines.files import ConfigFile
 from trilith.cluster.engines.haproxy import ENTRY_PORT
 from trilith.kernel import tls
@@ -21,10 +30,15 @@ CONF = "/etc/keepalived/keepalived.conf"
 GIVE_WAY = "/run/trilith-give-way"
 ADVERT_S = 0.2
 ANSWER_S = 1.5
+GIVES_WAY_S = 10.0  # a failure of all controllers ends sooner, and what others say of themselves is older than it
 
 
 class Keepalived(UnitEngine):
     kind = "keepalived"
+
+    def __init__(self, view: HostView) -> None:
+        super().__init__(view)
+        self._served_at_s = time.monotonic()
 
     def present(self) -> bool:
         return self.view.has_role("control") and self.view.settings.cluster.vip is not None
@@ -40,10 +54,14 @@ class Keepalived(UnitEngine):
         if not self.present():
             return seen
         serves = self._serves()
+        if serves:
+            self._served_at_s = time.monotonic()
+        long_idle = time.monotonic() - self._served_at_s >= GIVES_WAY_S
         others = [] if serves else [host.name for host in self.view.peers("control") if self._peer_serves(host.name)]
         gives_way = (self.view.root / GIVE_WAY.lstrip("/")).exists()
         holds = _is_ours(str(self.view.settings.cluster.vip))
-        return {**seen, "serves": serves, "others": others, "gives_way": gives_way, "holds": holds}
+        mine = {"serves": serves, "long_idle": long_idle, "others": others}
+        return {**seen, **mine, "gives_way": gives_way, "holds": holds}
 
     def plan(self, want: Doc, seen: Doc | None) -> list[Act]:
         return plan(want, seen or {"files": {}, "units": {}})
@@ -144,7 +162,7 @@ def plan(want: Doc, seen: Doc) -> list[Act]:
     if not want["present"]:
         return plan_absent(seen)
     acts = plan_files(want, seen) or plan_units(want, seen)
-    if not acts and seen["others"] and not seen["gives_way"]:
+    if not acts and seen["long_idle"] and seen["others"] and not seen["gives_way"]:
         return [Act("give_way")]
     if not acts and seen["serves"] and seen["gives_way"]:
         return [Act("take_part")]
