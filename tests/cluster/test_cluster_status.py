@@ -20,6 +20,7 @@ def keeper(name: str, **changes: Doc) -> Doc:
     engines = {
         "galera": told | {"detail": {"synced": True, "size": 3}},
         "rabbitmq": told,
+        "ovn_central": told,
         "haproxy": told | {"detail": {"writer": "c2", "down": []}},
         "keepalived": told | {"detail": {"holds_vip": name == "c3"}},
     }
@@ -58,6 +59,7 @@ def test_a_host_is_away_and_an_engine_is_not_ready() -> None:
     document = described(SETTINGS, keepers(c1=None, c2=busy), sql(), NOW_S)
     assert wrong(document) == ["host c1", "rabbitmq on c2", "quorum of rabbitmq"]
     assert document["quorum"]["galera"] == {"ready": 2, "of": 3, "quorum": True}
+    assert document["quorum"]["ovn_central"] == {"ready": 2, "of": 3, "quorum": True}
     assert document["serves"]
     assert max(map(len, as_text(document).splitlines())) <= 100
 
@@ -80,3 +82,11 @@ def test_an_agent_is_silent_and_programs_differ() -> None:
     found["hosts"]["c2"]["up"] = False
     document = described(SETTINGS, keepers(c1=keeper("c1") | {"program": "older"}), found, NOW_S)
     assert wrong(document) == ["agent of c2", "versions"]
+
+
+def test_what_a_host_shall_not_have_is_not_shown() -> None:
+    none = keeper("c2", rabbitmq={"present": False})
+    document = described(SETTINGS, keepers(c2=none), sql(), NOW_S)
+    assert document["quorum"]["rabbitmq"]["ready"] == 2
+    (line,) = (line for line in as_text(document).splitlines() if line.startswith("rabbitmq"))
+    assert line.split() == ["rabbitmq", "ready", "-", "ready"]

@@ -138,10 +138,11 @@ def _leases(sql: Doc, now_s: float) -> list[Doc]:
 def _quorum(controllers: list[str], keepers: dict[str, Doc | None]) -> Doc:
     """Of each engine that needs a majority: how many of the controllers have it ready."""
     found: Doc = {}
-    for kind in ("galera", "rabbitmq", "ovn-central"):
+    for kind in ("galera", "rabbitmq", "ovn_central"):
         told = [(keepers.get(name) or {"engines": {}})["engines"].get(kind) for name in controllers]
-        if any(told):
-            ready = sum(bool(each and each["ready"]) for each in told)
+        present = [each for each in told if each and _is_present(each)]
+        if present:
+            ready = sum(bool(each["ready"]) for each in present)
             found[kind] = {"ready": ready, "of": len(controllers), "quorum": ready > len(controllers) // 2}
     return found
 
@@ -223,5 +224,12 @@ def _host_row(host: Doc) -> tuple[str, ...]:
     return host["name"], host["address"], " ".join(host["roles"]), keeper, agent
 
 
+def _is_present(engine: Doc) -> bool:
+    """Whether the host shall have it; a keeper of an older program does not say."""
+    return bool(engine.get("present", True))
+
+
 def _mark(engine: Doc | None) -> str:
-    return "-" if engine is None else "ready" if engine["ready"] else "busy" if engine["doing"] else "not ready"
+    if engine is None or not _is_present(engine):
+        return "-"
+    return "ready" if engine["ready"] else "busy" if engine["doing"] else "not ready"

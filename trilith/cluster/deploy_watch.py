@@ -78,6 +78,8 @@ class Watch:
         told = self._told.setdefault(host, {})
         for name, engine in engines.items():
             text = "ready" if engine["ready"] else str(engine.get("doing") or engine.get("problem") or "")
+            if text == "ready" and not engine.get("present", True):
+                continue  # there is nothing of it there, as it should be
             if text and told.get(name) != text:
                 told[name] = text
                 self._say(host, name, text)

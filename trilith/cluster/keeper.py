@@ -39,6 +39,7 @@ class Watched:
         self.kind = engine.kind
         self.doing: str | None = None
         self.told = Status(False)
+        self.present = True
 
     def plan(self, want: Doc, seen: Doc | None) -> list[Act]:
         return self.engine.plan(want, seen)
@@ -58,7 +59,13 @@ class Watched:
 
     def state(self) -> Doc:
         told = self.told
-        return {"ready": told.ready, "doing": self.doing, "problem": told.problem, "detail": told.detail}
+        return {
+            "present": self.present,
+            "ready": told.ready,
+            "doing": self.doing,
+            "problem": told.problem,
+            "detail": told.detail,
+        }
 
 
 def describe(act: Act) -> str:
@@ -84,6 +91,7 @@ class Keeper:
         except Unavailable as error:
             watched.told = Status(False, str(error))
             return {}
+        watched.present = bool(self._wants[kind]["present"])
         return {KEY: self._wants[kind]}
 
     def report(self, kind: str, key: str, generation: int, seen: Doc | None, fault: str | None) -> None:

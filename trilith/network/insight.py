@@ -1,7 +1,7 @@
 """What an operator looks at: agents, zones, how full networks are. Computed, but for what is noted of an agent."""
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,10 +28,6 @@ NOTES = sa.Table(
 )
 NOTE = Object({"admin_state_up": Member(Flag()), "description": Member(Text(255))})
 BODY = Object({"agent": Member(NOTE, required=True)})
-AGENTS = {
-    "OVN Controller Gateway agent": "ovn-controller",
-    "OVN Metadata agent": "trilith-agent",
-}
 
 
 def _narrowed(ctx: Ctx, rows: Iterable[Row]) -> list[Row]:
@@ -50,7 +46,7 @@ def _agents(ctx: Ctx) -> list[Row]:
     notes = {note["agent_id"]: note for note in ctx.tx.select(sa.select(NOTES))}
     for host in ctx.tx.rows(hosts.HOST):
         seen_at = datetime.fromtimestamp(host["seen_at_s"] or 0, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        for kind, binary in AGENTS.items():
+        for kind, binary in _agent_types(host):
             agent_id = str(uuid.uuid5(uuid.UUID(host["id"]), kind))
             noted = notes.get(agent_id, {"admin_state_up": True, "description": ""})
             found.append(
@@ -72,6 +68,14 @@ def _agents(ctx: Ctx) -> list[Row]:
                 }
             )
     return found
+
+
+def _agent_types(host: Row) -> Iterator[tuple[str, str]]:
+    """What upstream calls the processes of a host that has these roles, and their programs."""
+    if {"network", "compute"} & {*host["roles"]}:
+        yield "OVN Controller Gateway agent" if "network" in host["roles"] else "OVN Controller agent", "ovn-controller"
+    if "compute" in host["roles"]:
+        yield "OVN Metadata agent", "trilith-agent"
 
 
 @NETWORKING.route("GET", "/agents", "reader")

@@ -150,7 +150,8 @@ def test_a_keeper_tells_what_its_engines_have_become(tmp_path: Path) -> None:
     state = json.loads((view.state.run / "keeper.json").read_bytes())
     assert state["ready"]
     assert state["host"] == "c1"
-    assert state["engines"]["memcached"] == {"ready": True, "doing": None, "problem": None, "detail": {}}
+    calm = {"present": True, "ready": True, "doing": None, "problem": None, "detail": {}}
+    assert state["engines"]["memcached"] == calm
     keeper.report("memcached", KEY, want["generation"], outcome.seen, "It cannot be.")
     assert keeper.state()["engines"]["memcached"]["problem"] == "It cannot be."
 
