@@ -85,7 +85,7 @@ def test_an_agent_is_silent_and_programs_differ() -> None:
 
 
 def test_what_a_host_shall_not_have_is_not_shown() -> None:
-    none = keeper("c2", rabbitmq={"present": False})
+    none = keeper("c2", rabbitmq={"ready": True, "doing": None, "problem": None, "detail": {}, "present": False})
     document = described(SETTINGS, keepers(c2=none), sql(), NOW_S)
     assert document["quorum"]["rabbitmq"]["ready"] == 2
     (line,) = (line for line in as_text(document).splitlines() if line.startswith("rabbitmq"))

@@ -101,7 +101,8 @@ def _host(name: str, address: str, roles: list[str], keeper: Doc | None, sql: Do
         "time": keeper["time"] if keeper else None,
         "agent": None if agent is None or not {"compute", "network"} & set(roles) else agent["up"],
         "engines": {
-            kind: {word: told[word] for word in ("ready", "doing", "problem")} for kind, told in engines.items()
+            kind: {"present": _is_present(told)} | {word: told[word] for word in ("ready", "doing", "problem")}
+            for kind, told in engines.items()
         },
     }
 

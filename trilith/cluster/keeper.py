@@ -32,7 +32,8 @@ BEAT_S = 10.0  # `run/keeper.json` is never older
 
 
 class Watched:
-    """An engine as the runner sees it: like the engine, but it is known what it is doing."""
+    """An engine as the runner sees it: like the engine, but it is known what it is doing, and while it is ready it is
+    looked at every `READY_ROUND_S` only, however often the others are."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -40,18 +41,24 @@ class Watched:
         self.doing: str | None = None
         self.told = Status(False)
         self.present = True
+        self._seen: Doc | None = None
+        self._looked_at_s = -READY_ROUND_S
 
     def plan(self, want: Doc, seen: Doc | None) -> list[Act]:
         return self.engine.plan(want, seen)
 
     def observe(self, key: str) -> Doc | None:
-        return self.engine.observe(key)
+        if not self.told.ready or time.monotonic() - self._looked_at_s > READY_ROUND_S - UNREADY_ROUND_S / 2:
+            self._seen = self.engine.observe(key)
+            self._looked_at_s = time.monotonic()
+        return self._seen
 
     def known(self) -> set[str]:
         return self.engine.known()
 
     def perform(self, key: str, act: Act) -> None:
         self.doing = describe(act)
+        self._looked_at_s = -READY_ROUND_S
         try:
             self.engine.perform(key, act)
         finally:

@@ -40,6 +40,7 @@ MARK = f"{HOME}/trilith-incarnation"
 CTL_S = 30.0
 ASK_MEMBERS_S = 300.0  # each question starts an Erlang machine
 ASK_AGAIN_S = 20.0
+SETTLED_S = 4.0  # after a change: several often come together
 MEMORY_MB, DISK_FREE_MB = 400, 200  # absolute: a container sees the memory of all
 TICK_S = 4  # until a silent node counts as gone
 LEADER_POLL_MS = 1000
@@ -172,7 +173,8 @@ class RabbitMq(UnitEngine):
         if not node.running:
             self._ask_at, self._members = 0.0, ()
             return replace(node, stuck_s=round(now - self._still_since, 1))
-        if now >= self._ask_at or (running, blank) != self._asked_about:
+        changed = now >= self._ask_at or (running, blank) != self._asked_about
+        if changed and now - self._still_since >= SETTLED_S:
             self._asked_about = (running, blank)
             self._ask_at = now + ASK_AGAIN_S  # when there is no answer: on a busy host each question makes it worse
             with contextlib.suppress(Unavailable):
