@@ -45,6 +45,14 @@ def test_an_outage_is_from_the_first_to_the_last_failed_try() -> None:
     assert wrong == ["outage 3.55 s, at most 3 s", "failed requests 2, at most 0", "healed not within 120 s"]
 
 
+def test_what_comes_back_may_hurt_once_more() -> None:
+    samples = [*usual(), request(101.0, fails=1), request(103.0, fails=1), request(110.0, fails=1)]
+    assert figures(samples, FAULT_S).outage_s == pytest.approx(9.05)
+    assert figures(samples, FAULT_S, mended_at_s=109.0).outage_s == pytest.approx(2.05 + 0.05)
+    slow = [*usual(), request(101.0, took_s=3), request(110.0, took_s=2)]
+    assert figures(slow, FAULT_S, mended_at_s=109.0).slow_s == pytest.approx(4)
+
+
 def test_what_failed_before_the_fault_does_not_count() -> None:
     assert figures([*usual(), request(95.0, fails=2)], FAULT_S).failed == 0
 

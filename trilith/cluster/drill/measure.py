@@ -1,6 +1,7 @@
 """From a meter's samples to what a failure cost: pure functions."""
 
 import itertools
+import math
 import statistics
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,10 +17,10 @@ WINDOW_SAMPLES = 3
 
 @dataclass(frozen=True)
 class Bar:
-    """What a drill must hold; None: not asked. `outage_s`: first to last failed request. `failed`: requests that
-    failed although the client tried once more. `added_s`: on the usual latency, in the worst three seconds. `slow_s`:
-    how long after the fault requests are still slow. `ping_s`: as the outage, of pings to machines. `healed_s`: from
-    the fault's end until everything is as before, without a hand."""
+    """What a drill must hold; None: not asked. `outage_s`: first to last failed request, of the fault and of its
+    mending. `failed`: requests that failed although the client tried once more. `added_s`: on the usual latency, in the
+    worst three seconds. `slow_s`: how long after the fault requests are still slow. `ping_s`: as the outage, of pings to
+    machines. `healed_s`: from the fault's end until everything is as before, without a hand."""
 
     outage_s: float | None = None
     failed: int | None = None
@@ -48,22 +49,26 @@ class Figures:
     problems: dict[str, int] = field(default_factory=dict)
 
 
-def figures(samples: list[Doc], fault_at_s: float) -> Figures:
-    """`samples`: the meter's requests and pings; `fault_at_s`: when the fault came."""
+def figures(samples: list[Doc], fault_at_s: float, mended_at_s: float | None = None) -> Figures:
+    """`samples`: the meter's requests and pings; `fault_at_s`: when the fault came; `mended_at_s`: when what had been
+    broken came back, which may hurt once more: the two outages are added, the longer tail counts."""
     requests = sorted((s for s in samples if "op" in s), key=lambda s: s["at_s"])
     plain = [s for s in requests if s["op"] not in ("work", "password")]
     before = [s["took_s"] for s in plain if s["at_s"] < fault_at_s]
     after = [s for s in requests if s["at_s"] + s["took_s"] >= fault_at_s]
     usual_s = statistics.median(before) if before else 0.0
     slow_over_s = max(SLOW_S, 5 * usual_s)
-    late = [s["at_s"] + s["took_s"] - fault_at_s for s in plain if s in after and s["took_s"] > slow_over_s]
+    late = [s["at_s"] + s["took_s"] for s in plain if s in after and s["took_s"] > slow_over_s]
+    failed = [tried[0] for s in after for tried in s["tries"] if tried[2]]
+    second_s = math.inf if mended_at_s is None else mended_at_s
+    events = ((fault_at_s, -math.inf, second_s), (second_s, second_s, math.inf))
     problems: dict[str, int] = {}
     for problem in (tried[2] for s in after for tried in s["tries"] if tried[2]):
         problems[problem] = problems.get(problem, 0) + 1
     pings = [s for s in samples if "ping" in s]
     return Figures(
         requests=len(requests),
-        outage_s=_span([tried[0] for s in after for tried in s["tries"] if tried[2]], 1 / RATE),
+        outage_s=sum(_span([at for at in failed if begin <= at < end], 1 / RATE) for _, begin, end in events),
         failed=sum(s["problem"] is not None for s in after),
         retried=sum(s["problem"] is None and len(s["tries"]) > 1 for s in after),
         usual_s=usual_s,
@@ -72,7 +77,7 @@ def figures(samples: list[Doc], fault_at_s: float) -> Figures:
             _added_s([s for s in requests if s["op"] == "work"], fault_at_s, 1),
         ),
         slowest_s=max((s["took_s"] for s in plain if s in after), default=0.0),
-        slow_s=max(late, default=0.0),
+        slow_s=max((at - event for event, begin, end in events for at in late if begin <= at < end), default=0.0),
         ping_s=max((_span(_lost(pings, address), EACH_S) for address in _addresses(pings)), default=None),
         ping_gap_s=max((_gap_s(pings, address) for address in _addresses(pings)), default=None),
         lag_s=max((s["lag_s"] for s in requests), default=0.0),

@@ -44,6 +44,7 @@ class Outcome:
     bar: Doc
     broke: str = ""
     fault_at_s: float = 0.0
+    mended_at_s: float | None = None
     fault_ended_s: float = 0.0
     figures: Figures = field(default_factory=Figures)
     wrong: list[str] = field(default_factory=list)
@@ -122,7 +123,7 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
     finally:
         measured.end()
     healed_s, outcome.samples = outcome.figures.healed_s, measured.samples
-    outcome.figures = figures(measured.samples, outcome.fault_at_s)
+    outcome.figures = figures(measured.samples, outcome.fault_at_s, outcome.mended_at_s)
     outcome.figures.healed_s = healed_s
     outcome.wrong = missed(outcome.figures, drill.bar)
     if hanging := [user.name for user in users if user.is_alive()]:
@@ -190,6 +191,7 @@ def _break(site: Site, drill: Drill, outcome: Outcome, say: Say) -> None:
     say(f"{drill.name}: {outcome.broke}")
     if drill.heal:
         time.sleep(max(0.0, outcome.fault_at_s + drill.lasts_s - time.monotonic()))
+        outcome.mended_at_s = time.monotonic()
         drill.heal(site)
         say(f"{drill.name}: healed after {time.monotonic() - outcome.fault_at_s:.0f} s")
     outcome.fault_ended_s = time.monotonic()

@@ -28,6 +28,7 @@ DROPIN = f"""Restart=no
 TimeoutStopSec={ORDERLY_STOP_S:.0f}
 SendSIGKILL=yes
 OOMScoreAdjust=-600
+Nice=-10
 ExecStartPost=-+/bin/rm -f {node.START_FILE}
 """
 

@@ -52,7 +52,7 @@ class Haproxy(UnitEngine):
 
     def units(self) -> list[ServiceUnit]:
         reads = (CONF, *(f"{TLS_DIRECTORY}/{name}" for name in TLS_FILES))
-        return [ServiceUnit("haproxy.service", reads, "OOMScoreAdjust=-500\nRestartSec=0.2\n", reloads=True)]
+        return [ServiceUnit("haproxy.service", reads, "OOMScoreAdjust=-500\nNice=-10\nRestartSec=0.2\n", reloads=True)]
 
     def observe(self, key: str) -> Doc:
         seen = super().observe(key) or {}

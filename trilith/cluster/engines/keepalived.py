@@ -47,7 +47,7 @@ class Keepalived(UnitEngine):
         return [ConfigFile(CONF, self._configuration())]
 
     def units(self) -> list[ServiceUnit]:
-        return [ServiceUnit("keepalived.service", (CONF,), "Restart=always\nRestartSec=0.5\n", reloads=True)]
+        return [ServiceUnit("keepalived.service", (CONF,), "Restart=always\nRestartSec=0.5\nNice=-15\n", reloads=True)]
 
     def observe(self, key: str) -> Doc:
         seen = super().observe(key) or {}
