@@ -19,8 +19,8 @@ WINDOW_SAMPLES = 3
 class Bar:
     """What a drill must hold; None: not asked. `outage_s`: first to last failed request, of the fault and of its
     mending. `failed`: requests that failed although the client tried once more. `added_s`: on the usual latency, in the
-    worst three seconds. `slow_s`: how long after the fault requests are still slow. `ping_s`: as the outage, of pings to
-    machines. `healed_s`: from the fault's end until everything is as before, without a hand."""
+    worst three seconds. `slow_s`: how long after the fault requests are still slow. `ping_s`: as the outage, of pings
+    to machines. `healed_s`: from the fault's end until everything is as before, without a hand."""
 
     outage_s: float | None = None
     failed: int | None = None
