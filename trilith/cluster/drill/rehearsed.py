@@ -27,7 +27,7 @@ TRANSFER = """[begin {Name, _} = Leader = amqqueue:get_pid(Q), ra:transfer_leade
 
 
 class Rehearsed:
-    """`router`: what machines' traffic goes through, by its id; the drill says it once it has made one."""
+    """`gateway_port`: of the router that machines' traffic goes through; the drill says it once it has made one."""
 
     def __init__(self, state: Path) -> None:
         self._rehearsal = Rehearsal(state)
@@ -40,7 +40,7 @@ class Rehearsed:
         self._gateways = [host.name for host in cluster.with_role("network")]
         self.ca: Path | None = self._rehearsal.state / "drill-ca.crt"
         write_file(self.ca, self._first(["cat", f"{STATE}/secrets/tls/ca.crt"]).encode())
-        self.router = ""
+        self.gateway_port = ""
 
     # --- asking
 
@@ -113,10 +113,10 @@ class Rehearsed:
         bound = json.loads(self._first([*south, *find]))["data"]
         chassis = json.loads(self._first([*south, "--columns=_uuid,hostname", "list", "Chassis"]))["data"]
         hosts = {row[0][1]: row[1] for row in chassis}
-        holders = [hosts.get(where[1], "") for port, where in bound if self.router in port and where[0] == "uuid"]
+        holders = [hosts.get(where[1], "") for port, where in bound if self.gateway_port in port and where[0] == "uuid"]
         found = next((name for name in self._gateways if name in holders), None)
         if found is None:
-            raise Problem(f"No network host is gateway of router {self.router}. See: ovn-sbctl show on a controller")
+            raise Problem(f"No network host is gateway for port {self.gateway_port}. See: ovn-sbctl show on a controller")
         return found
 
     # --- breaking

@@ -24,7 +24,8 @@ QUOTAS = {
 
 
 class Stage:
-    """`things`: what servers are made of; `addresses`: of machines that answer pings; `router`: theirs, or ""."""
+    """`things`: what servers are made of; `addresses`: of machines that answer pings; `router`, `gateway_port`: what
+    their traffic goes through, or ""."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -32,7 +33,7 @@ class Stage:
         self.name = f"drill-{secrets.token_hex(3)}"
         self.password = secrets.token_urlsafe(12)
         self.addresses: list[str] = []
-        self.router = ""
+        self.router = self.gateway_port = ""
         self._admin = self.api.sign_in("admin", site.password("admin"), "admin")
         self._floating: list[str] = []
         self._pinged = Promises()
@@ -61,6 +62,9 @@ class Stage:
             "id"
         ]
         self._ask("PUT", f"{NETWORK}/routers/{self.router}/add_router_interface", {"subnet_id": self.subnet})
+        owner = "network:router_gateway"
+        listed = self._ask("GET", f"{NETWORK}/ports?device_id={self.router}&device_owner={owner}")
+        self.gateway_port = listed["ports"][0]["id"]
         group = self._ask("GET", f"{NETWORK}/security-groups?name=default&project_id={self.project}")
         rule: Doc = {"direction": "ingress", "protocol": "icmp", "security_group_id": group["security_groups"][0]["id"]}
         self._ask("POST", f"{NETWORK}/security-group-rules", {"security_group_rule": rule})
