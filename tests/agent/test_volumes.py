@@ -8,6 +8,7 @@ import pytest
 
 from trilith.agent.image_cache import ImageCache
 from trilith.agent.volumes import Volumes
+from trilith.drivers.nbd import daemons
 from trilith.drivers.volume_files import VolumeFiles
 from trilith.drivers.volume_files_fake import FakeVolumeFiles
 from trilith.kernel.errors import Unavailable
@@ -54,7 +55,15 @@ def make(request: pytest.FixtureRequest, service: ImageService, tmp_path: Path) 
 
 def want(generation: int, **changes: Any) -> Doc:
     document: Doc = {"id": "v1", "generation": generation, "present": True, "size_gib": 1, "format": "qcow2"}
-    return {**document, "source": None, "snapshots": [], "uploads": [], "attached_server": None, **changes}
+    return {
+        **document,
+        "source": None,
+        "snapshots": [],
+        "uploads": [],
+        "attached_server": None,
+        "export": None,
+        **changes,
+    }
 
 
 IMAGE = {"kind": "image", "image_id": "img", "image_format": "raw"}
@@ -79,6 +88,26 @@ def test_clones_survive_every_crash(make: Callable[[], Volumes], tmp_path: Path)
         {"kind": "snapshot", "volume_id": "other", "snapshot_id": "snap"},
     ):
         converges(make, [want(1, source=source, size_gib=2)])
+
+
+def test_an_export_survives_every_crash(make: Callable[[], Volumes], tmp_path: Path) -> None:
+    life = [
+        want(1, export={"keys": {"a1": "1" * 64}}),
+        want(2, export={"keys": {"a2": "2" * 64}}, size_gib=2),
+        want(3, size_gib=2),
+    ]
+
+    def settled(wanted: Doc, seen: Doc | None) -> bool:
+        running = bool(((seen or {}).get("export") or {}).get("running"))
+        return running == bool(wanted["present"] and wanted["export"])
+
+    converges(
+        make,
+        life,
+        leftovers=lambda: [*(tmp_path / "volumes").iterdir(), *daemons(tmp_path / "volumes")],
+        settled=settled,
+        patience_s=20.0,
+    )
 
 
 def test_what_the_world_reports(make: Callable[[], Volumes], service: ImageService) -> None:

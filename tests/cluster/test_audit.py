@@ -14,13 +14,13 @@ def whole() -> list[Doc]:
     """A controller and a compute host on which all is well."""
     rows = {
         "server": [{"id": "s1", "project_id": "p", "status": "ACTIVE", "task_state": None, "deleted_at": None}],
-        "volume": [{"id": "v1", "project_id": "p", "status": "in-use"}],
+        "volume": [{"id": "v1", "project_id": "p", "status": "in-use", "host": "n1", "multiattach": False}],
         "port": [
             {"id": "n1", "project_id": "p", "status": "ACTIVE", "device_owner": "compute:nova", "device_id": "s1"},
             {"id": "n2", "project_id": "p", "status": "DOWN", "device_owner": "network:dhcp", "device_id": "d"},
         ],
         "image": [{"id": "i1", "project_id": "p", "name": "i", "status": "active"}],
-        "attachment": [{"id": "a1", "server_id": "s1", "volume_id": "v1"}],
+        "attachment": [{"id": "a1", "server_id": "s1", "volume_id": "v1", "host": "n1"}],
         "action": [{"server_id": "s1", "action": "create", "finished_at": "2026-01-01"}],
     }
     nothing: Doc = {"starts": {}, "interfaces": [], "volumes": [], "images": [], "logical_ports": None}
@@ -54,6 +54,7 @@ def test_all_is_well() -> None:
         ("image", {"status": "saving"}, "image i1 is saving"),
         ("image", {"id": "i2"}, "images that nobody wants: ['i1']"),
         ("port", {"device_id": "s2"}, "belongs to server s2, which is gone"),
+        ("attachment", {"host": "n2"}, "exports of volumes that are missing: ['v1']"),
         ("attachment", {"volume_id": "v2"}, "attachment a1 of s1 is left"),
         ("action", {"finished_at": None}, "never ended"),
     ],

@@ -15,6 +15,7 @@ from trilith.compute.server_wants import sweep
 from trilith.drivers.ovs_fake import FakeHostNetwork
 from trilith.drivers.qemu_fake import FakeQemu
 from trilith.drivers.volume_files_fake import FakeVolumeFiles, empty_disk
+from trilith.identity.tokens import use_keys
 from trilith.image.images import IMAGE
 from trilith.kernel.errors import Unavailable
 from trilith.kernel.reconcile import Reconciler, converge, gone
@@ -66,7 +67,18 @@ class Cloud:
             Volumes(FakeVolumeFiles(directory), self.images),
             Machines(self.qemu, self.taps, self.images),
         ]
+        self.agents = {"c1": self.reconcilers}
         self.store.run(self._rows)
+        use_keys("cluster-key")
+
+    def add_host(self, directory: Path, name: str, roles: list[str]) -> None:
+        """One more host, whose agent is stepped by ``settle(host=name)``."""
+        key = f"22222222-2222-4222-8222-2222222222{len(self.agents):02d}"
+        self.store.run(lambda tx: register(tx, name, key, roles, "nova"))
+        self.beat(name)
+        qemu = FakeQemu(directory / name)
+        volumes = Volumes(FakeVolumeFiles(directory / name / "volumes"), self.images)
+        self.agents[name] = [volumes, Machines(qemu, FakeHostNetwork(), self.images)]
 
     def _rows(self, tx: Tx) -> None:
         register(tx, "c1", "22222222-2222-4222-8222-222222222222", ["control", "compute", "storage"], "nova")
@@ -91,7 +103,7 @@ class Cloud:
     def settle(self, rounds: int = 4, host: str = "c1") -> None:
         """What the agent of the host would do: wants in, acts, reports out, until nothing is left to do."""
         for _ in range(rounds):
-            for reconciler in self.reconcilers:
+            for reconciler in self.agents.get(host, self.reconcilers):
                 entry = HOSTED[reconciler.kind]
                 wants = {doc["id"]: doc for doc in self.store.read(lambda tx: entry.wants(tx, host))}  # noqa: B023
                 for key in reconciler.known() - wants.keys():

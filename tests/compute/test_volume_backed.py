@@ -118,19 +118,6 @@ def test_volumes_of_a_server_are_made_on_its_host(cloud: Cloud) -> None:
     (attached,) = shown["os-extended-volumes:volumes_attached"]
     volume = cloud.store.read(lambda tx: tx.get(VOLUME_NOUN, attached["id"]))
     assert (shown["status"], shown["OS-EXT-SRV-ATTR:host"], volume["host"]) == ("ACTIVE", "c1", "c1")
-    blank = {"source_type": "blank", "destination_type": "volume", "volume_size": 1, "boot_index": -1}
-    refused = cloud.try_server(
-        ADMIN, availability_zone="nova:c2", block_device_mapping_v2=[blank], imageRef=IMAGE_ID, networks=...
-    )
-    assert cloud.show(refused.json["server"]["id"], ADMIN)["fault"]["message"].endswith("(left out by: roles).")
-
-
-def test_a_volume_on_another_host_cannot_be_attached(cloud: Cloud) -> None:
-    key, volume = cloud.server(), cloud.volume()
-    cloud.store.run(lambda tx: tx.update(VOLUME_NOUN, tx.get(VOLUME_NOUN, volume), host="s2"))
-    answer = cloud.post(f"/servers/{key}/os-volume_attachments", {"volumeAttachment": {"volumeId": volume}})
-    assert answer.status == 400
-    assert "on another host" in answer.json["badRequest"]["message"]
 
 
 def test_a_root_volume_takes_none_of_the_hosts_disk(cloud: Cloud) -> None:

@@ -2,7 +2,10 @@
 
 import base64
 import os
+import re
+import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -15,7 +18,9 @@ import pytest
 from guest.build import image
 from trilith.agent.machines import Machines
 from trilith.drivers import qemu_img
+from trilith.drivers.nbd import daemons
 from trilith.drivers.qemu import Qemu
+from trilith.drivers.volume_files import VolumeFiles
 from trilith.kernel.reconcile import converge
 
 Doc = dict[str, Any]
@@ -25,6 +30,14 @@ VOLUME = "1b4a1f52-0c0b-4f6e-9f67-0b2a7f0c1d22"
 REPORT = b"""#!/bin/sh
 (while :; do echo "DEVICES" $(ls /sys/block | grep vd) $(ls /sys/class/net) MTU $(cat /sys/class/net/eth0/mtu).
 sleep 0.3; done) >/dev/ttyS0 &
+"""
+WRITE = b"""#!/bin/sh
+(n=1; while :; do
+if [ -e /sys/block/vdb ]; then
+echo $n | dd of=/dev/vdb bs=512 conv=fsync 2>/dev/null && n=$((n+1)) || echo BROKEN
+fi
+echo "WRITTEN $n SECTORS $(cat /sys/block/vdb/size 2>/dev/null)."
+sleep 0.3; done) >/dev/ttyS0 2>/dev/null &
 """
 
 
@@ -141,3 +154,52 @@ def test_a_guest_through_its_life(machines: Machines, directory: Path) -> None:
     assert "overdue" not in str(machines.observe(SERVER))
     converge(machines, SERVER, want(present=False))
     assert machines.known() == set()
+
+
+def written(machines: Machines) -> int:
+    """How many times the guest has written to its second disk."""
+    found = re.findall(r"WRITTEN (\d+) SECTORS", machines.console_log(SERVER, 5))
+    return int(found[-1]) if found else 0
+
+
+def goes_on(machines: Machines) -> None:
+    before, deadline = written(machines), time.monotonic() + 30
+    while written(machines) < before + 3:
+        assert time.monotonic() < deadline, machines.console_log(SERVER, 20)
+        time.sleep(0.1)
+
+
+def test_a_guest_writes_to_another_host(machines: Machines, directory: Path) -> None:
+    """Its volume is plugged by network, served again by a new daemon while it writes, grown, and unplugged."""
+    key = secrets.token_hex(32)
+    netns = f"t2-{os.getpid()}"
+    subprocess.run(["ip", "-n", netns, "link", "set", "lo", "up"], check=True)
+    volumes = VolumeFiles(directory / "volumes", owner=(65534, 65534), address="127.0.0.2", netns=netns)
+    volumes.create_blank(VOLUME, 1)
+    quiet = want(user_data=base64.b64encode(WRITE).decode())
+    reach(machines, quiet, lambda seen: "WRITTEN" in machines.console_log(SERVER, 3), 60.0)
+    try:
+        volumes.serve(VOLUME, {"a1": key})
+        export = (volumes.seen(VOLUME) or {})["export"]
+        place = {"address": export["address"], "port": export["port"], "name": VOLUME, "user": "a1", "key": key}
+        volume = {"device": "vdb", "kind": "volume", "volume_id": VOLUME, "path": None, "nbd": place}
+        volume |= {"format": "qcow2", "size_gib": 1}
+        more = {**quiet, "disks": [*quiet["disks"], volume]}
+        reach(machines, more, lambda seen: VOLUME in seen["volumes"])
+        goes_on(machines)
+        os.kill(daemons(directory / "volumes")[VOLUME], signal.SIGKILL)
+        time.sleep(2)
+        volumes.serve(VOLUME, {"a1": key})
+        goes_on(machines)
+        volumes.snapshot(VOLUME, "s1")
+        goes_on(machines)
+        volumes.extend(VOLUME, 2)
+        grown = {**more, "disks": [*quiet["disks"], volume | {"size_gib": 2}]}
+        reach(machines, grown, lambda seen: f"SECTORS {2 << 21}." in machines.console_log(SERVER, 3))
+        goes_on(machines)
+        assert "BROKEN" not in machines.console_log(SERVER)
+        reach(machines, quiet, lambda seen: VOLUME not in seen["volumes"])
+        volumes.end_export(VOLUME)
+        assert not qemu_img.in_use(volumes.path(VOLUME), "qcow2")
+    finally:
+        volumes.end_export(VOLUME)

@@ -74,6 +74,7 @@ def test_a_life(volumes: Driver) -> None:
         "snapshots": [],
         "uploads_done": [],
         "unfinished": [],
+        "export": None,
         "error": None,
     }
     for _ in range(2):
@@ -143,6 +144,23 @@ def test_an_export_is_an_image_that_the_store_takes(volumes: Driver, tmp_path: P
     for _ in range(2):
         volumes.forget_upload("v1", "i1")
     assert (volumes.seen("v1") or {})["uploads_done"] == []
+
+
+def test_who_may_connect_is_seen(volumes: Driver) -> None:
+    volumes.create_blank("v1", 1)
+    try:
+        for _ in range(2):
+            volumes.serve("v1", {"a1": "1" * 64})
+        export = (volumes.seen("v1") or {})["export"]
+        assert (export["address"], export["clients"], export["running"]) == ("127.0.0.1", ["a1"], True)
+        volumes.serve("v1", {"a2": "2" * 64})
+        assert (volumes.seen("v1") or {})["export"] == export | {"clients": ["a2"]}
+        assert volumes.exported() == {"v1"}
+    finally:
+        for _ in range(2):
+            volumes.end_export("v1")
+    assert (volumes.seen("v1") or {})["export"] is None
+    assert volumes.exported() == set()
 
 
 def test_set_aside_is_gone_for_all_to_see(volumes: Driver) -> None:

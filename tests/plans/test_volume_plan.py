@@ -18,14 +18,16 @@ UPLOAD = {"image_id": "up", "disk_format": "raw"}
 
 def want(**changes: Any) -> Doc:
     document: Doc = {"id": "v", "generation": 1, "present": True, "size_gib": 2, "format": "qcow2", "source": None}
-    return {**document, "snapshots": [], "uploads": [], "attached_server": None, **changes}
+    return {**document, "snapshots": [], "uploads": [], "attached_server": None, "export": None, **changes}
 
 
 def seen(**changes: Any) -> Doc:
     document: Doc = {"size_gib": 2, "path": "/v/disk.qcow2", "format": "qcow2", "snapshots": [], "uploads_done": []}
-    return {**document, "unfinished": [], "error": None, **changes}
+    return {**document, "unfinished": [], "export": None, "error": None, **changes}
 
 
+KEYS: Doc = {"keys": {"a": "0" * 64}}
+EXPORT: Doc = {"address": "10.0.0.1", "port": 20000, "clients": ["a"], "running": True}
 NOT_MADE = seen(size_gib=0, path=None, unfinished=["disk.qcow2.part"])
 GONE = want(generation=2, present=False)
 UNKNOWN = {"id": "v", "generation": 0, "present": False}
@@ -70,6 +72,18 @@ TABLE: list[tuple[str, Doc, Doc | None, list[Act]]] = [
     ("to upload", want(uploads=[UPLOAD]), seen(), [Act("upload", UPLOAD)]),
     ("uploaded", want(uploads=[UPLOAD]), seen(uploads_done=["up"]), []),
     ("upload forgotten", want(), seen(uploads_done=["up"]), [Act("forget_upload", {"image_id": "up"})]),
+    # served to other hosts
+    ("to serve", want(export=KEYS), seen(), [Act("serve", KEYS)]),
+    ("served", want(export=KEYS), seen(export=EXPORT), []),
+    ("made before it is served", want(export=KEYS), None, [Act("create_blank", {"size_gib": 2})]),
+    ("daemon died", want(export=KEYS), seen(export=EXPORT | {"running": False}), [Act("serve", KEYS)]),
+    ("somebody else's", want(export=KEYS), seen(export=EXPORT | {"clients": ["b"]}), [Act("serve", KEYS)]),
+    ("served before all else", want(export=KEYS, size_gib=3), seen(), [Act("serve", KEYS)]),
+    ("served to nobody any more", want(), seen(export=EXPORT), [Act("end_export")]),
+    ("damaged and served no more", want(), seen(export=EXPORT, error="no disk"), [Act("end_export")]),
+    ("to grow while served", want(export=KEYS, size_gib=3), seen(export=EXPORT), [Act("extend", {"size_gib": 3})]),
+    ("to go while served", GONE, seen(export=EXPORT), [Act("end_export")]),
+    ("wanted by nobody and served", UNKNOWN, seen(export=EXPORT), [Act("end_export")]),
     # left by the killed
     ("to clean", want(), seen(unfinished=["s.part"]), [Act("clean")]),
     ("work before cleaning", want(uploads=[UPLOAD]), seen(unfinished=["s.part"]), [Act("upload", UPLOAD)]),

@@ -23,30 +23,28 @@ MACHINE_USERS = ("trilith", "nobody")  # the first that exists is whom machines 
 
 @dataclass
 class Host:
-    """`machines` also gives consoles."""
+    """`machines` also gives consoles; None where no machine runs."""
 
     reconcilers: list[Reconciler]
-    machines: Machines
+    machines: Machines | None
 
 
 def build(
     settings: AgentSettings,
     source: HttpSource,
-    network: HostNetwork | FakeHostNetwork,
+    network: HostNetwork | FakeHostNetwork | None,
     on_change: Callable[[], None],
 ) -> Host:
-    """Drivers and reconcilers of this host. `on_change` is called when a machine changes by itself."""
+    """Drivers and reconcilers of this host. `network`: of its machines, None where it has none; `on_change` is called
+    when a machine changes by itself."""
     directory = settings.directory
     owner = None if settings.fake else _machine_owner()
     images = ImageCache(directory / "image_cache", source.fetch_image, source.send_image, owner=owner)
+    if network is None:
+        return Host([Volumes(volumes_driver(settings, None, owner), images)], None)
     driver = machines_driver(settings, on_change)
-    volumes: VolumeFiles | FakeVolumeFiles
-    if settings.fake:
-        volumes = FakeVolumeFiles(directory / "volumes")
-    else:
-        volumes = VolumeFiles(directory / "volumes", live=driver, owner=owner)
     machines = Machines(driver, network, images)
-    return Host([machines, Volumes(volumes, images)], machines)
+    return Host([machines, Volumes(volumes_driver(settings, driver, owner), images)], machines)
 
 
 def machines_driver(settings: AgentSettings, on_change: Callable[[], None] = lambda: None) -> Qemu | FakeQemu:
@@ -57,6 +55,15 @@ def machines_driver(settings: AgentSettings, on_change: Callable[[], None] = lam
     accel = accelerator(settings.accelerator, settings.directory)
     run_as = ":".join(str(number) for number in _machine_owner())
     return Qemu(settings.directory, accel, settings.netns, run_as, on_change, settings.datapath == "system")
+
+
+def volumes_driver(
+    settings: AgentSettings, live: Qemu | FakeQemu | None = None, owner: tuple[int, int] | None = None
+) -> VolumeFiles | FakeVolumeFiles:
+    directory = settings.directory / "volumes"
+    if settings.fake:
+        return FakeVolumeFiles(directory)
+    return VolumeFiles(directory, live, owner, settings.address, settings.netns)
 
 
 def switch(settings: AgentSettings) -> HostNetwork | FakeHostNetwork:

@@ -14,11 +14,13 @@ from typing import Any
 
 from trilith.agent import join
 from trilith.agent.console import Consoles
-from trilith.agent.host import build, switch
+from trilith.agent.host import build, switch, volumes_driver
 from trilith.agent.inventory import inventory, versions
+from trilith.agent.machines import Machines
 from trilith.agent.metadata_networks import MetadataNetworks
 from trilith.agent.settings import AgentSettings
 from trilith.agent.source import HttpSource
+from trilith.drivers import linux_net
 from trilith.drivers.ovs import HostNetwork
 from trilith.drivers.ovs_fake import FakeHostNetwork
 from trilith.drivers.qemu import Qemu
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 FIRST_TRIES_S = 0.05  # after the first heartbeat that is not taken; more after each, up to a second
 WORKERS = 8
+QUICK_ACKS_S = 60.0  # between looks at a route that others may have set anew
 PRETENDED = {"vcpus": 64, "ram_mib": 256 * 1024, "disk_gib": 4096}  # what a host of pretended machines has
 
 
@@ -43,25 +46,23 @@ def run(settings: AgentSettings) -> None:
     if credential is None:
         return
     settings.directory.mkdir(parents=True, exist_ok=True)
-    if not settings.machines:
+    if not (settings.machines or settings.volumes):
         return _beat(settings, HttpSource(settings.api_url, settings.host, credential, ca_file=settings.ca_file), ended)
-    network = switch(settings)
-    metadata = None if settings.fake else _metadata(network)
+    network = switch(settings) if settings.machines else None
+    metadata = None if network is None or settings.fake else _metadata(network)
     on_wants = metadata.take if metadata else lambda wants: None
     source = HttpSource(settings.api_url, settings.host, credential, on_wants, settings.ca_file)
     heart = threading.Thread(target=_beat, args=(settings, source, ended), name="heartbeat", daemon=True)
     heart.start()
     host = build(settings, source, network, lambda: runner.wake())
     runner = Runner(source, host.reconcilers, workers=WORKERS)
-    consoles = Consoles(
-        settings.hub_url, credential, host.machines.console_socket, host.machines.console_log, settings.ca_file
-    )
+    consoles = _consoles(settings, host.machines, credential) if host.machines else None
 
     def on_wake(message: dict[str, Any]) -> None:
-        if "console" in message:
-            consoles.open(message)
-        else:
+        if "console" not in message:
             runner.wake()
+        elif consoles is not None:
+            consoles.open(message)
 
     wake = Wake(settings.hub_url, credential, [f"host:{settings.host}"], on_wake, settings.ca_file)
     work = threading.Thread(target=_work, args=(source, runner), name="runner", daemon=True)
@@ -74,6 +75,10 @@ def run(settings: AgentSettings) -> None:
                 raise SystemExit(f"the thread {thread.name} has ended; see: trilith logs")
     runner.stop()
     wake.stop()
+
+
+def _consoles(settings: AgentSettings, machines: Machines, credential: str) -> Consoles:
+    return Consoles(settings.hub_url, credential, machines.console_socket, machines.console_log, settings.ca_file)
 
 
 def _work(source: HttpSource, runner: Runner) -> None:
@@ -100,6 +105,9 @@ def stop_machines(settings: AgentSettings) -> int:
     for server_id in running:
         driver.kill(server_id)
     driver.close()
+    volumes = volumes_driver(settings)
+    for volume_id in volumes.exported():
+        volumes.end_export(volume_id)
     return len(running)
 
 
@@ -108,8 +116,14 @@ def _beat(settings: AgentSettings, source: HttpSource, ended: threading.Event) -
     has = inventory(settings.directory) | (PRETENDED if settings.fake else {})
     runs = versions(engines=not settings.fake)
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    pause_s = FIRST_TRIES_S
+    pause_s, quick_at = FIRST_TRIES_S, 0.0
     while not ended.wait(pause_s):
+        if settings.management and not settings.fake and time.monotonic() >= quick_at:
+            quick_at = time.monotonic() + QUICK_ACKS_S
+            try:
+                linux_net.quick_acks(settings.management)
+            except Unavailable as error:
+                log.warning("volumes are slow through the network: %s", error)
         try:
             lease_s = source.heartbeat(boot_id, has, runs)
         except Unavailable as error:

@@ -21,6 +21,12 @@ class AgentSettings:
     datapath: str = "netdev"
     accelerator: str = "auto"
     machines: bool = True
-    "Whether machines run here; else the host only says that it lives."
+    "Whether machines run here."
+    volumes: bool = True
+    "Whether volumes are kept here. A host of neither only says that it lives."
+    address: str = "127.0.0.1"
+    "On which this host serves its volumes to machines of other hosts."
+    management: str | None = None
+    "The network, as ``10.0.0.0/24``, that volumes are reached through; None where there is one host."
     ca_file: Path | None = None
     "What API and hub are verified against; None where they speak no TLS."

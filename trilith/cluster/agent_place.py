@@ -7,7 +7,7 @@ from trilith.drivers.ovs import datapath
 
 
 def agent_settings(state: State, settings: Settings) -> AgentSettings:
-    """On hosts without machines too: they only say that they live."""
+    """On hosts of every role that has an agent."""
     return AgentSettings(
         host=settings.host,
         api_url=settings.api_url,
@@ -21,5 +21,8 @@ def agent_settings(state: State, settings: Settings) -> AgentSettings:
         datapath=datapath(),
         accelerator=settings.cluster.engines.accelerator,
         machines="compute" in settings.this_host.roles,
+        volumes="storage" in settings.this_host.roles,
+        address=settings.this_host.address,
+        management=settings.cluster.networks.management,
         ca_file=state.ca_file(settings),
     )

@@ -17,10 +17,13 @@ from trilith.cluster.state import Settings, State
 from trilith.cluster.up import ovn_host
 from trilith.compute.instance_actions import ACTION
 from trilith.compute.servers import SERVER
+from trilith.drivers.nbd import daemons
+from trilith.drivers.volume_files_fake import FakeVolumeFiles
 from trilith.image.images import IMAGE
 from trilith.kernel.store import Tx
 from trilith.network.ports import PORT
 from trilith.volume.attachments import ATTACHMENT
+from trilith.volume.exports import is_remote
 from trilith.volume.volumes import VOLUME
 
 Doc = dict[str, Any]
@@ -32,10 +35,10 @@ STEADY = {
 }
 COLUMNS = {
     "server": (SERVER, ("id", "project_id", "status", "task_state", "deleted_at")),
-    "volume": (VOLUME, ("id", "project_id", "status", "deleted_at")),
+    "volume": (VOLUME, ("id", "project_id", "status", "deleted_at", "host", "multiattach")),
     "port": (PORT, ("id", "project_id", "status", "device_owner", "device_id")),
     "image": (IMAGE, ("id", "project_id", "name", "status", "deleted_at")),
-    "attachment": (ATTACHMENT, ("id", "server_id", "volume_id")),
+    "attachment": (ATTACHMENT, ("id", "server_id", "volume_id", "host")),
     "action": (ACTION, ("server_id", "action", "finished_at")),
 }
 SYSTEM_SWITCH = "unix:/run/openvswitch/db.sock"
@@ -49,6 +52,7 @@ class World(Protocol):
     def starts(self) -> dict[str, str]: ...
     def interfaces(self) -> set[str]: ...
     def volumes(self) -> set[str]: ...
+    def exports(self) -> set[str]: ...
     def images(self) -> set[str]: ...
     def logical_ports(self) -> set[str] | None: ...
 
@@ -72,6 +76,9 @@ class FakeWorld:
 
     def volumes(self) -> set[str]:
         return {path.name.partition(".")[0] for path in _entries(self._state.host / "volumes")} - {""}
+
+    def exports(self) -> set[str]:
+        return FakeVolumeFiles(self._state.host / "volumes").exported()
 
     def images(self) -> set[str]:
         return {path.name for path in _entries(self._state.images / "data")}
@@ -120,6 +127,10 @@ class RealWorld:
     def volumes(self) -> set[str]:
         return {path.name for path in _entries(self._state.host / "volumes") if not path.name.startswith(".")}
 
+    def exports(self) -> set[str]:
+        """Volumes of this state directory that a storage daemon serves to other hosts."""
+        return set(daemons(self._state.host / "volumes"))
+
     def images(self) -> set[str]:
         return {path.name for path in _entries(self._state.images / "data")}
 
@@ -138,8 +149,8 @@ class RealWorld:
 
 
 def look(state: State, rows: bool = True) -> Doc:
-    """This host as a document: host, roles, starts, interfaces, volumes, images, logical_ports; with `rows` also what
-    SQL says: rows by kind."""
+    """This host as a document: host, roles, starts, interfaces, volumes, exports, images, logical_ports; with `rows`
+    also what SQL says: rows by kind."""
     settings, world = state.settings(), world_of(state)
     roles, logical = settings.this_host.roles, world.logical_ports()
     computes = "compute" in roles
@@ -149,6 +160,7 @@ def look(state: State, rows: bool = True) -> Doc:
         "starts": world.starts() if computes else {},
         "interfaces": sorted(world.interfaces()) if computes else [],
         "volumes": sorted(world.volumes()),
+        "exports": sorted(world.exports()),
         "images": sorted(world.images()),
         "logical_ports": None if logical is None else sorted(logical),
     }
@@ -228,6 +240,7 @@ def _differing(
     bound = {key for key, port in ports.items() if port["device_id"] in servers}
     found += different("interfaces", _union(looks, "interfaces") - networks_own, bound)
     found += different("volumes", _union(looks, "volumes"), set(volumes))
+    found += different("exports of volumes", _union(looks, "exports"), _exported(looks, volumes))
     active = {key for key, row in images.items() if row["status"] == "active"}
     found += different("images", _union(looks, "images"), active)
     controllers = [look for look in looks if "control" in look["roles"]]
@@ -240,6 +253,13 @@ def _differing(
         switched = {key for key, port in ports.items() if port["device_owner"] != "network:floatingip"}  # NAT has none
         found += different("logical ports", {key for key in logical if key in ports or len(key) == 36}, switched)
     return found
+
+
+def _exported(looks: list[Doc], volumes: dict[str, Doc]) -> set[str]:
+    """Volumes that a server of another host has."""
+    attachments = living(looks, "attachment").values()
+    pairs = ((volumes[a["volume_id"]], a["host"]) for a in attachments if a["host"] and a["volume_id"] in volumes)
+    return {volume["id"] for volume, host in pairs if is_remote(volume, host)}
 
 
 def different(what: str, world: set[str], sql: set[str]) -> list[str]:
@@ -259,4 +279,4 @@ def left_over(looks: list[Doc], project_id: str, kept: Set[str] = frozenset()) -
 
 
 def _union(looks: list[Doc], what: str) -> set[str]:
-    return {key for look in looks for key in look[what]}
+    return {key for look in looks for key in look.get(what, ())}

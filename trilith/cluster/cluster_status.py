@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from trilith import __version__
+from trilith.cluster.engines.own_units import HANDS
 from trilith.cluster.engines.peers import Peers
 from trilith.cluster.state import Settings, State
 
@@ -99,7 +100,7 @@ def _host(name: str, address: str, roles: list[str], keeper: Doc | None, sql: Do
         "ready": bool(keeper and keeper["ready"]),
         "program": keeper["program"] if keeper else None,
         "time": keeper["time"] if keeper else None,
-        "agent": None if agent is None or not {"compute", "network"} & set(roles) else agent["up"],
+        "agent": None if agent is None or not {*HANDS} & {*roles} else agent["up"],
         "engines": {
             kind: {"present": _is_present(told)} | {word: told[word] for word in ("ready", "doing", "problem")}
             for kind, told in engines.items()

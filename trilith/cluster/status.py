@@ -15,6 +15,7 @@ from trilith.cluster import clouds_yaml, proc
 from trilith.cluster.state import Settings, State
 from trilith.cluster.supervisor import ask
 from trilith.cluster.up import heartbeat_age_s
+from trilith.drivers.nbd import daemons
 from trilith.drivers.qemu_fake import FakeQemu
 
 HEALTHY, DEGRADED, NOT_RUNNING = 0, 1, 3
@@ -59,6 +60,7 @@ def status(state: State) -> Status:
         "processes": processes,
         "pss_mib": round(sum(process["pss_mib"] for process in processes), 1),
         "machines": machines_running(state, settings),
+        "exports": len(daemons(state.host / "volumes")),
         "hosts": [_host(state, settings)],
         "degraded": degraded,
     }
@@ -157,7 +159,10 @@ def as_text(document: dict[str, Any]) -> str:
             for p in document["processes"]
         ]
         lines += ["", *table(("process", "pid", "up for", "restarts", "pss MiB", "state"), rows)]
-        lines += [f"Memory without machines: {document['pss_mib']} MiB. Machines running: {document['machines']}."]
+        lines += [
+            f"Memory without machines: {document['pss_mib']} MiB. Machines running: {document['machines']}. "
+            f"Volumes served to other hosts: {document['exports']}."
+        ]
     rows_of_hosts = [
         (h["name"], h["address"], " ".join(h["roles"]), "-" if h["heartbeat_age_s"] is None else h["heartbeat_age_s"])
         for h in document["hosts"]

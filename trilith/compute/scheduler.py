@@ -1,7 +1,7 @@
 """Chooses a host for a server and claims it, in the transaction that makes the server.
 
 A host's use is the sum over its servers, never stored. Filters are functions of a host; the hosts that pass all are
-weighed: soft rules of server groups first, then free memory.
+weighed: soft rules of server groups first, then where the server's volumes are, then free memory.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,8 @@ NO_HOST = "No valid host was found. "
 
 @dataclass(frozen=True)
 class Ask:
-    """What a server needs of a host. `hosts`: the only ones that will do (its volumes are there), None: any."""
+    """What a server needs of a host. `near`: hosts of volumes that it is to have, which open them without a network;
+    `makes_volumes`: others are made for it, where it runs if that is a storage host."""
 
     flavor: Row
     project_id: str
@@ -31,11 +32,11 @@ class Ask:
     host: str | None = None
     group: Row | None = None
     hints: Row = field(default_factory=dict)
-    hosts: frozenset[str] | None = None
+    near: frozenset[str] = frozenset()
     image_properties: Row = field(default_factory=dict)
     server_id: str | None = None  # when it moves: its own claim does not count
     local_disk: bool = True
-    roles: frozenset[str] = frozenset({"compute"})
+    makes_volumes: bool = False
 
     def amounts(self) -> Row:
         swap_gib = -(-self.flavor["swap_mib"] // 1024)
@@ -91,7 +92,7 @@ def place(tx: Tx, ask: Ask) -> Row:
         hosts = [host for host in hosts if fits(host, ask, world)]
         if not hosts:
             raise Fault("no_capacity", f"{NO_HOST}There are not enough hosts available (left out by: {name}).")
-    return max(hosts, key=lambda host: (_group_weight(host, ask, world), _free_ram_mib(host, world), host["name"]))
+    return max(hosts, key=lambda host: (*(weigh(host, ask, world) for weigh in WEIGHTS), host["name"]))
 
 
 def claim(tx: Tx, host: Row) -> None:
@@ -131,7 +132,7 @@ def _alive(host: Row, ask: Ask, world: World) -> bool:
 
 
 def _asked_host(host: Row, ask: Ask, world: World) -> bool:
-    return ask.host in (None, host["name"]) and (ask.hosts is None or host["name"] in ask.hosts)
+    return ask.host in (None, host["name"])
 
 
 def _zone(host: Row, ask: Ask, world: World) -> bool:
@@ -191,7 +192,6 @@ def _aggregate_projects(host: Row, ask: Ask, world: World) -> bool:
 FILTERS: dict[str, Callable[[Row, Ask, World], bool]] = {
     "up and enabled": _alive,
     "asked host": _asked_host,
-    "roles": lambda host, ask, world: ask.roles <= set(host["roles"]),
     "zone": _zone,
     "vcpus": _room("vcpus", "vcpus", CPU_RATIO),
     "ram": _room("ram_mib", "ram_mib", RAM_RATIO),
@@ -207,7 +207,7 @@ FILTERS: dict[str, Callable[[Row, Ask, World], bool]] = {
 # weights
 
 
-def _free_ram_mib(host: Row, world: World) -> int:
+def _free_ram_mib(host: Row, ask: Ask, world: World) -> int:
     return int(host["inventory"].get("ram_mib", 0) - world.used.get(host["name"], {}).get("ram_mib", 0))
 
 
@@ -215,3 +215,10 @@ def _group_weight(host: Row, ask: Ask, world: World) -> int:
     here = world.members.get(host["name"], 0)
     policy = ask.group["policy"] if ask.group else ""
     return {"soft-affinity": here, "soft-anti-affinity": -here}.get(policy, 0)
+
+
+def _near_volumes(host: Row, ask: Ask, world: World) -> int:
+    return int(host["name"] in ask.near or (not ask.near and ask.makes_volumes and "storage" in host["roles"]))
+
+
+WEIGHTS: tuple[Callable[[Row, Ask, World], int], ...] = (_group_weight, _near_volumes, _free_ram_mib)

@@ -43,18 +43,16 @@ RAW = ("raw", "iso", "ami", "ari", "aki")
 
 @dataclass(frozen=True)
 class Layout:
-    """What disks the servers of one request get. `entries`: the root first; `hosts`: where their volumes are."""
+    """What disks the servers of one request get. `entries`: the root first; `near`: where their volumes are."""
 
     entries: list[Row]
     image_id: str | None
     image_properties: Row = field(default_factory=dict)
-    hosts: frozenset[str] | None = None
+    near: frozenset[str] = frozenset()
 
     @property
-    def roles(self) -> frozenset[str]:
-        """What a host has to be: new volumes are made where the machine is, whose host opens their files."""
-        makes_volumes = any(each["kind"] == "volume" and not each.get("host") for each in self.entries)
-        return frozenset({"compute", "storage"} if makes_volumes else {"compute"})
+    def makes_volumes(self) -> bool:
+        return any(each["kind"] == "volume" and not each.get("host") for each in self.entries)
 
 
 def lay_out(ctx: Ctx, flavor: Row, new: Row) -> Layout:
@@ -73,12 +71,10 @@ def lay_out(ctx: Ctx, flavor: Row, new: Row) -> Layout:
     rest = sorted((e for e in rest if e["kind"] == "volume"), key=lambda e: e["boot_index"] or 0) + _local(flavor, rest)
     if len(rest) + 1 > MAX_DISKS:
         raise Fault("invalid", f"A server has at most {MAX_DISKS} disks.")
-    hosts = {e["host"] for e in [root, *rest] if e.get("host")}
-    if len(hosts) > 1:
-        raise Fault("invalid", "The volumes of the request are on different hosts; no host can serve all of them.")
+    near = frozenset(e["host"] for e in [root, *rest] if e.get("host"))
     properties = properties_of(image) if image else {}
     shown = root["image_id"] if root["kind"] == "image" else None
-    return Layout([root, *rest], shown, properties, frozenset(hosts) or None)
+    return Layout([root, *rest], shown, properties, near)
 
 
 def image_of(ctx: Ctx, image_id: str) -> Row:
@@ -330,7 +326,7 @@ def make_disks(ctx: Ctx, server: Row, layout: Layout) -> list[Row]:
 
 
 def _make_volume(ctx: Ctx, server: Row, entry: Row, device: str) -> Row:
-    from trilith.volume.volumes import VOLUME, make_volume
+    from trilith.volume.volumes import VOLUME, make_volume, storage_host
 
     if entry.get("volume_id"):
         return attach_volume(ctx, server, ctx.tx.get(VOLUME, entry["volume_id"]), device)
@@ -344,7 +340,7 @@ def _make_volume(ctx: Ctx, server: Row, entry: Row, device: str) -> Row:
         image_id=entry.get("image_id"),
         snapshot_id=entry.get("snapshot_id"),
         volume_type=entry["volume_type"],
-        host=server["host"],
+        host=storage_host(ctx.tx, server["host"]),
         is_admin=ctx.who.is_admin,
     )
     return attach_volume(ctx, server, volume, device, made_for=True)

@@ -83,7 +83,7 @@ def want(
         "name": row["name"],
         **{name: row[name] for name in ("power", "boot_epoch", "soft_reboot_epoch", "root_epoch")},
         **{name: row[name] for name in ("vcpus", "ram_mib", "config_drive", "rescue_image_id", "rescue_image_format")},
-        "disks": [_disk(tx, disk, volumes) for disk in row["disks"] if _wanted(disk, volumes)],
+        "disks": [_disk(row, disk, volumes) for disk in row["disks"] if _wanted(disk, volumes)],
         "nics": [nic_document(port, networks[port["network_id"]]) for port in ports],
         "admin_password": row["admin_password"],
         "hostname": row["hostname"],
@@ -102,13 +102,13 @@ def _wanted(disk: Row, volumes: dict[str, Row]) -> bool:
     return disk["kind"] != "volume" or (not disk["leaving"] and disk["volume_id"] in volumes)
 
 
-def _disk(tx: Tx, disk: Row, volumes: dict[str, Row]) -> Row:
+def _disk(row: Row, disk: Row, volumes: dict[str, Row]) -> Row:
     from trilith.volume.volumes import disk_document
 
     names = ("device", "kind", "boot_index", "image_id", "image_format", "size_gib", "label", "size_mib", "tag")
     document = {name: disk[name] for name in names if name in disk}
     if disk["kind"] == "volume":
-        document |= disk_document(tx, volumes[disk["volume_id"]])
+        document |= disk_document(volumes[disk["volume_id"]], disk["attachment_id"], row["host"])
     return document
 
 

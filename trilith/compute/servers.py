@@ -254,10 +254,10 @@ def create(ctx: Ctx, new: Row) -> Reply:
         host,
         group,
         hints,
-        layout.hosts,
+        layout.near,
         layout.image_properties,
         local_disk=layout.image_id is not None,
-        roles=layout.roles,
+        makes_volumes=layout.makes_volumes,
     )
     password = new["admin_pass"] or secrets.token_urlsafe(9)
     first = _wanted_row(ctx, new, flavor, layout, hints, group, password)

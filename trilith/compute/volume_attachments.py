@@ -89,9 +89,6 @@ def attach(ctx: Ctx, row: Row) -> Reply:
         raise Fault("missing", f"Volume {asked['volumeId']} could not be found.")
     if any(disk.get("volume_id") == volume["id"] for disk in row["disks"]):
         raise Fault("invalid", f"Invalid volume: Volume {volume['id']} is already attached to server {row['id']}.")
-    if volume["host"] not in (None, row["host"]):
-        message = f"Invalid volume: Volume {volume['id']} is on another host than server {row['id']}."
-        raise Fault("invalid", message)
     device = next_device(row["disks"])
     disk = {
         "device": device,

@@ -168,6 +168,21 @@ def make_tap(name: str, owner_uid: int) -> bool:
     return made
 
 
+def quick_acks(network: str) -> bool:
+    """Have what arrives from `network` acknowledged at once, by the caller's own namespace; says whether that was new.
+
+    An NBD client sends small packets and waits (Nagle): with acknowledgements that wait too, each costs 40 ms. The
+    routes keep everything else that they say; those through a gateway are not touched.
+    """
+    changed = False
+    for line in run(["ip", "route", "show", "exact", network]).splitlines():
+        words = [word for word in line.split() if word not in ("linkdown", "dead")]
+        if words and "quickack" not in words and "via" not in words:
+            ip("route", "replace", *words, "quickack", "1")
+            changed = True
+    return changed
+
+
 def links(prefix: str) -> set[str]:
     """Names of the calling thread's namespace that begin with `prefix`."""
     return {name for _, name in socket.if_nameindex() if name.startswith(prefix)}

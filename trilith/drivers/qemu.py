@@ -34,7 +34,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trilith.drivers import linux_net, qemu_img
+from trilith.drivers import block_copy, linux_net, nbd, pidfiles, qemu_img
 from trilith.drivers import qemu_command as command
 from trilith.drivers.durable import publish, sync_directory
 from trilith.drivers.qmp import CommandError, Monitor, Monitors
@@ -50,7 +50,6 @@ CONSOLE_BYTES = 1 << 20
 SHUTDOWN_REPEAT_S = 10.0  # a guest that is still booting misses the power button
 LAUNCH_S = 30.0
 UNPLUG_S = 5.0
-COPY_S = 4 * 3600.0
 FORMAT_S = 300.0
 SOCKET_PATH_MAX = 107
 
@@ -359,10 +358,16 @@ class Qemu:
             if command.disk_id(key) in self._devices(live):
                 return
             record = next((d for d in spec["disks"] if d["key"] == key), None)
+            if record is not None and (record.get("nbd") or disk.get("nbd")):
+                spec["disks"].remove(record)  # it may be of an attachment that never came to be
+                record = None
             if record is None:
                 record = self._add_disk(server_id, spec, disk, image_path)
                 self._write(server_id, spec)
             self._drop_nodes(live, key)
+            self._require_volume(record)
+            if (secret := command.credentials(self._home(server_id), record)) is not None:
+                self._execute(live, "object-add", secret)
             for document in command.disk_nodes(self._home(server_id), record):
                 self._execute(live, "blockdev-add", document)
             self._execute(live, "device_add", command.disk_device(record))
@@ -379,6 +384,7 @@ class Qemu:
             spec = self._read(server_id)
             spec["disks"] = [disk for disk in spec["disks"] if disk["key"] != key]
             self._write(server_id, spec)
+            shutil.rmtree(self._home(server_id) / command.credentials_id(key), ignore_errors=True)
 
     def record_nic(self, server_id: str, nic: Doc) -> None:
         """Note that the machine is to have the port. Before its tap is made, so that this is always found again."""
@@ -427,7 +433,11 @@ class Qemu:
         with self._lock(server_id):
             live = self._require(server_id)
             size_bytes = size_gib * qemu_img.GIB
-            if self._sizes(live).get(command.node(volume_id), size_bytes) < size_bytes:
+            if block_copy.sizes(_connected(live)).get(command.node(volume_id), size_bytes) < size_bytes:
+                if any(disk["key"] == volume_id and disk.get("nbd") for disk in self._read(server_id)["disks"]):
+                    # QEMU asks an export for its size when it connects, and connects again when it has to read
+                    words = f'qemu-io {command.node(volume_id)} "read 0 512"'
+                    self._execute(live, "human-monitor-command", {"command-line": words})
                 self._execute(live, "block_resize", {"node-name": command.node(volume_id), "size": size_bytes})
             live.dirty = True
 
@@ -445,7 +455,7 @@ class Qemu:
             if root is None:
                 raise Refused("The machine has no root disk of its own; take a snapshot of its volume.")
             if self._pid(server_id) is not None:
-                self._backup(server_id, "root", part)
+                block_copy.backup(_connected(self._require(server_id)), "root", part, self.owner)
             else:
                 qemu_img.convert(home / root["file"], root["format"], part, "qcow2")
             publish(part, target)
@@ -468,7 +478,7 @@ class Qemu:
         for server_id in self._holders(volume_id):
             with self._lock(server_id):
                 if self._pid(server_id) is not None:
-                    self._backup(server_id, volume_id, target)
+                    block_copy.backup(_connected(self._require(server_id)), volume_id, target, self.owner)
                     return True
         return False
 
@@ -520,7 +530,12 @@ class Qemu:
         except ValueError as error:
             raise Refused(f"Cannot attach {disk['device']}: {error}.") from error
         record["boot_index"] = disk.get("boot_index")
-        if disk["kind"] == "volume":
+        if disk["kind"] == "volume" and disk.get("nbd"):
+            record.update(format="raw", volume_id=disk["volume_id"], size_gib=disk["size_gib"])
+            record["nbd"] = {name: value for name, value in disk["nbd"].items() if name != "key"}
+            keys = {disk["nbd"]["user"]: disk["nbd"]["key"]}
+            nbd.make_key_directory(home / command.credentials_id(disk["key"]), keys, self.owner)
+        elif disk["kind"] == "volume":
             record.update(
                 file=disk["path"], format=disk["format"], volume_id=disk["volume_id"], size_gib=disk["size_gib"]
             )
@@ -578,7 +593,8 @@ class Qemu:
     def _drop_unused(self, home: Path, spec: Doc) -> None:
         """Remove disks of former epochs, of ended rescues, and what a killed agent left unfinished."""
         keep = {"spec.json", "run", "snapshots", "saved", "config.iso", "qemu.log"}
-        keep |= {disk["file"] for disk in spec["disks"]} | {d["base"]["file"] for d in spec["disks"] if "base" in d}
+        keep |= {disk["file"] if "file" in disk else command.credentials_id(disk["key"]) for disk in spec["disks"]}
+        keep |= {d["base"]["file"] for d in spec["disks"] if "base" in d}
         unused = [entry for entry in home.iterdir() if entry.name not in keep]
         for entry in [*unused, *(home / "snapshots").glob("*.part")]:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -586,26 +602,17 @@ class Qemu:
     # ---- the process
 
     def _pid(self, server_id: str) -> int | None:
-        """The process that holds the machine's pidfile locked. The kernel names it: no pid is taken for another's."""
-        try:
-            fd = os.open(self._home(server_id) / "run" / "pid", os.O_RDWR | os.O_NOFOLLOW)
-        except OSError:
-            return None
-        try:
-            flock = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
-        finally:
-            os.close(fd)
-        kind, _, _, _, pid = struct.unpack("hhqqi4x", flock)
-        if kind == fcntl.F_UNLCK:
-            return None
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            return None
-        return pid if any(word.startswith(f"guest={server_id},".encode()) for word in words) else None
+        return pidfiles.holder(self._home(server_id) / "run" / "pid", f"guest={server_id},")
+
+    def _require_volume(self, disk: Doc) -> None:
+        """`Unavailable` while a volume on another host cannot be reached."""
+        if disk.get("nbd"):
+            nbd.require_answer(disk["nbd"]["address"], disk["nbd"]["port"], self.netns)
 
     def _launch(self, server_id: str, spec: Doc, taps: dict[str, str], incoming_fd: int | None = None) -> None:
         home = self._home(server_id)
+        for disk in spec["disks"]:
+            self._require_volume(disk)
         run = home / "run"
         run.mkdir(mode=0o700, exist_ok=True)
         if self.owner is not None:
@@ -742,7 +749,7 @@ class Qemu:
             try:
                 live.status = self._execute(live, "query-status", timeout_s=self.answer_s)["status"]
                 live.devices = self._devices(live)
-                live.size_bytes = self._sizes(live)
+                live.size_bytes = block_copy.sizes(_connected(live))
                 if live.status == "io-error":
                     self._execute(live, "cont")  # there may be room again
                     live.dirty = True
@@ -759,10 +766,6 @@ class Qemu:
     def _devices(self, live: Live) -> frozenset[str]:
         listing = self._execute(live, "qom-list", {"path": "/machine/peripheral"})
         return frozenset(item["name"] for item in listing)
-
-    def _sizes(self, live: Live) -> dict[str, int]:
-        nodes = self._execute(live, "query-named-block-nodes", {"flat": True})
-        return {item["node-name"]: item["image"]["virtual-size"] for item in nodes}
 
     def _power(self, server_id: str, spec: Doc, pid: int | None, live: Live | None) -> str:
         if pid is not None:
@@ -790,16 +793,12 @@ class Qemu:
             time.sleep(0.05)
 
     def _drop_nodes(self, live: Live, key: str) -> None:
-        """Close the disk's files. A device that was just unplugged holds them for a moment longer than it is seen."""
-        deadline = time.monotonic() + UNPLUG_S
-        for name in (command.node(key), command.protocol_node(key)):
-            while name in self._sizes(live):
-                try:
-                    self._execute(live, "blockdev-del", {"node-name": name})
-                except CommandError as error:
-                    if time.monotonic() > deadline:
-                        raise Unavailable(f"The machine has not closed {name} yet.") from error
-                    time.sleep(0.05)
+        block_copy.drop_nodes(_connected(live), key)
+        if self._has_object(live, command.credentials_id(key)):
+            self._execute(live, "object-del", {"id": command.credentials_id(key)})
+
+    def _has_object(self, live: Live, name: str) -> bool:
+        return any(item["name"] == name for item in self._execute(live, "qom-list", {"path": "/objects"}))
 
     def _save(self, live: Live, part: Path) -> None:
         self._execute(live, "stop")
@@ -815,55 +814,11 @@ class Qemu:
                 raise Unavailable(f"The machine's memory could not be saved: {found.get('error-desc', '')}")
             time.sleep(0.05)
 
-    def _backup(self, server_id: str, key: str, target: Path) -> None:
-        """Copy an attached disk, as it is at this moment, into the standalone qcow2 `target`."""
-        live = self._require(server_id)
-        job, source = f"copy-{key}"[:31], command.node(key)
-        self._cancel(live, job)
-        size_bytes = self._sizes(live).get(source)
-        if size_bytes is None:
-            raise Unavailable(f"The disk {key} is not attached.")
-        target.unlink(missing_ok=True)
-        qemu_img.create(target, "qcow2", size_bytes)
-        if self.owner is not None:
-            os.chown(target, *self.owner)
-        file = command.file_node(target, "p-copy")
-        try:
-            self._execute(live, "blockdev-add", file)
-            top = {"driver": "qcow2", "node-name": "n-copy", "file": "p-copy", "backing": None}
-            self._execute(live, "blockdev-add", top)
-            arguments = {"job-id": job, "device": source, "target": "n-copy", "sync": "full", "auto-dismiss": False}
-            self._execute(live, "blockdev-backup", arguments)
-            self._wait_job(live, job)
-        finally:
-            with contextlib.suppress(Unavailable):
-                self._cancel(live, job)
 
-    def _wait_job(self, live: Live, job: str) -> None:
-        deadline, pause_s = time.monotonic() + COPY_S, 0.02
-        while time.monotonic() < deadline:
-            found: Doc = next((item for item in self._execute(live, "query-jobs") if item["id"] == job), {})
-            if found.get("status") in ("concluded", None):
-                if found.get("error") or not found:
-                    raise Unavailable(f"The disk could not be copied: {found.get('error', 'the job is gone')}")
-                return
-            time.sleep(pause_s)
-            pause_s = min(0.5, pause_s * 1.5)
-        raise Unavailable(f"The disk was not copied within {COPY_S:g} s.")
-
-    def _cancel(self, live: Live, job: str) -> None:
-        """End a copy, and let go of its target: finished, failed, or begun by an agent that died."""
-        for _ in range(200):
-            found = next((item for item in self._execute(live, "query-jobs") if item["id"] == job), None)
-            if found is None:
-                break
-            with contextlib.suppress(CommandError):
-                if found["status"] == "concluded":
-                    self._execute(live, "job-dismiss", {"id": job})
-                else:
-                    self._execute(live, "job-cancel", {"id": job})
-                    time.sleep(0.05)
-        self._drop_nodes(live, "copy")
+def _connected(live: Live) -> Monitor:
+    if live.monitor is None:
+        raise Unavailable("The machine's monitor is not connected.")
+    return live.monitor
 
 
 def _owner(run_as: str | None) -> tuple[int, int] | None:

@@ -20,6 +20,7 @@ DISK_PORTS = 16  # vda to vdp
 NIC_PORTS = 8
 PORTS_PER_SLOT = 8
 FIRST_SLOT = 0x10
+RECONNECT_S = 120  # that a guest's request waits for a volume's host: its agent, or the host itself, starts again
 CODE_CACHE_MIB = 32  # of the TCG translator; its default is most of a small machine's memory
 
 
@@ -77,11 +78,33 @@ def file_node(path: Path, name: str | None = None, read_only: bool = False) -> D
 def disk_nodes(directory: Path, disk: Doc) -> list[Doc]:
     """Block nodes of a disk, in the order of adding. Formats and files are all said; none is probed or followed."""
     key = disk["key"]
+    if disk.get("nbd"):
+        return _nbd_nodes(key, disk["nbd"])
     top: Doc = {"driver": disk["format"], "node-name": node(key), "file": protocol_node(key), "discard": "unmap"}
     if disk["format"] == "qcow2":
         base = disk.get("base")
         top["backing"] = None if base is None else _base(directory / base["file"], base["format"])
     return [file_node(directory / disk["file"], protocol_node(key)), top]
+
+
+def credentials(directory: Path, disk: Doc) -> Doc | None:
+    """The object with which a disk's volume is reached on another host; None for one that is not there."""
+    if not disk.get("nbd"):
+        return None
+    document = {"qom-type": "tls-creds-psk", "id": credentials_id(disk["key"]), "endpoint": "client"}
+    return document | {"dir": str(directory / credentials_id(disk["key"])), "username": disk["nbd"]["user"]}
+
+
+def credentials_id(key: str) -> str:
+    """Name of that object, and of the directory that the key lies in."""
+    return f"psk-{key}"
+
+
+def _nbd_nodes(key: str, nbd: Doc) -> list[Doc]:
+    protocol: Doc = {"driver": "nbd", "node-name": protocol_node(key), "export": nbd["name"]}
+    protocol["server"] = {"type": "inet", "host": nbd["address"], "port": str(nbd["port"])}
+    protocol |= {"tls-creds": credentials_id(key), "reconnect-delay": RECONNECT_S, "discard": "unmap"}
+    return [protocol, {"driver": "raw", "node-name": node(key), "file": protocol_node(key), "discard": "unmap"}]
 
 
 def _base(path: Path, image_format: str) -> Doc:
@@ -100,6 +123,8 @@ def disk_device(disk: Doc) -> Doc:
     }
     if disk.get("volume_id"):
         document["serial"] = disk["volume_id"][:20]
+    if disk.get("nbd"):
+        document |= {"rerror": "stop", "werror": "stop"}  # after `RECONNECT_S` the machine waits, and is asked to go on
     if disk.get("boot_index") is not None:
         document["bootindex"] = disk["boot_index"]
     return document
@@ -145,6 +170,8 @@ def arguments(
     words += ["-object", "rng-builtin,id=rng", *_device({"driver": "virtio-rng-pci", "bus": "pcie.0", "rng": "rng"})]
     words += _root_ports()
     for disk in spec["disks"]:
+        if (secret := credentials(directory, disk)) is not None:
+            words += ["-object", json.dumps(secret)]
         words += [word for document in disk_nodes(directory, disk) for word in ("-blockdev", json.dumps(document))]
         words += _device(disk_device(disk))
     if spec["config_drive"]:
@@ -180,12 +207,14 @@ def _device(document: Doc) -> list[str]:
     return ["-device", json.dumps(document)]
 
 
-def launcher(netns: str | None, owner: tuple[int, int] | None, accel: str) -> list[str]:
-    """What goes before QEMU's own words: into the host's network namespace, and out of root."""
+def launcher(
+    netns: str | None, owner: tuple[int, int] | None, accel: str, program: str = "qemu-system-x86_64"
+) -> list[str]:
+    """What goes before the program's own words: into the host's network namespace, and out of root."""
     words = ["nsenter", f"--net=/run/netns/{netns}", "--"] if netns is not None else []
     if owner is not None:
         uid, gid = owner
         groups = [f"--groups={os.stat('/dev/kvm').st_gid}"] if accel == "kvm" else ["--clear-groups"]
         drop = [f"--reuid={uid}", f"--regid={gid}", *groups, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
         words += ["setpriv", *drop, "--"]
-    return [*words, "qemu-system-x86_64"]
+    return [*words, program]

@@ -3,11 +3,13 @@
     <volume id>/disk.qcow2                   the volume
     <volume id>/snapshots/<snapshot id>      a standalone qcow2: no chain binds a volume to its snapshots
     <volume id>/uploads/<image id>           an empty mark: this upload is done
+    <volume id>/export.json nbd/             while machines of other hosts have it (see `nbd`)
     <volume id>/**.part                      being made; never taken for finished, replaced by the next try
     .set_aside/<volume id>.<unix time>       volumes that nobody wants and nobody asked to delete
 
 A copy is a reflink where the file system can, else a sparse copy by qemu-img. While a machine has a volume open, its
-QEMU alone may touch the file: copies and growth then go through the machines' driver (`LiveVolumes`).
+QEMU alone may touch the file: copies and growth then go through the machines' driver (`LiveVolumes`), or through the
+daemon that serves it to another host (`NbdExports`).
 """
 
 import errno
@@ -20,6 +22,7 @@ from typing import Any, Protocol
 
 from trilith.drivers import qemu_img
 from trilith.drivers.durable import check_name, make_directory, publish, sync_directory
+from trilith.drivers.nbd import NbdExports
 from trilith.drivers.qemu_img import GIB, InUse
 from trilith.kernel.errors import Refused, Unavailable
 
@@ -52,14 +55,23 @@ class NoMachines:
 class VolumeFiles:
     """The volumes under `directory`. All calls are idempotent; one caller per volume at a time.
 
-    `owner` is the (uid, gid) of the unprivileged QEMU, to which the disks shall belong.
+    `owner` is the (uid, gid) of the unprivileged QEMU, to which the disks shall belong. Volumes are served to machines
+    of other hosts on `address` inside the network namespace `netns`.
     Raises `Unavailable` (disk full, in use, source not there yet) or `Refused` (source larger than the volume).
     """
 
-    def __init__(self, directory: Path, live: LiveVolumes | None = None, owner: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        live: LiveVolumes | None = None,
+        owner: tuple[int, int] | None = None,
+        address: str = "127.0.0.1",
+        netns: str | None = None,
+    ) -> None:
         self.live: LiveVolumes = live or NoMachines()
         self._directory = make_directory(directory)
         self._owner = owner
+        self._exports = NbdExports(directory, address, netns, owner)
         self.sweep()
 
     def path(self, volume_id: str) -> Path:
@@ -88,6 +100,7 @@ class VolumeFiles:
             "snapshots": _finished(disk.parent / "snapshots"),
             "uploads_done": _finished(disk.parent / "uploads"),
             "unfinished": sorted(path.name for path in disk.parent.rglob("*.part")),
+            "export": self._exports.seen(volume_id),
             "error": error,
         }
 
@@ -139,7 +152,7 @@ class VolumeFiles:
 
     def extend(self, volume_id: str, size_gib: int) -> None:
         """Grow the volume, under its machine if one has it open."""
-        if not self.live.live_resize(volume_id, size_gib):
+        if not self._exports.resize(volume_id, size_gib) and not self.live.live_resize(volume_id, size_gib):
             qemu_img.resize(self._existing(volume_id), "qcow2", size_gib * GIB)
 
     def export(self, volume_id: str, disk_format: str, image_id: str) -> Path:
@@ -147,12 +160,25 @@ class VolumeFiles:
         target = self._export(volume_id, image_id)
         copy = target.with_name(f"{target.name}.qcow2.part")
         copy.unlink(missing_ok=True)
-        if self.live.live_copy(volume_id, copy):
+        if self._live_copy(volume_id, copy):
             qemu_img.convert(copy, "qcow2", target, disk_format)
             copy.unlink()
         else:
             qemu_img.convert(self._existing(volume_id), "qcow2", target, disk_format)
         return target
+
+    def serve(self, volume_id: str, keys: dict[str, str]) -> None:
+        """Let machines of other hosts reach the volume; `keys`: attachment id to its key."""
+        self._existing(volume_id)
+        self._exports.serve(volume_id, keys)
+
+    def end_export(self, volume_id: str) -> None:
+        """No machine of another host has the volume any more."""
+        self._exports.end(volume_id)
+
+    def exported(self) -> set[str]:
+        """Ids of the volumes that are served to other hosts."""
+        return self._exports.known()
 
     def mark_uploaded(self, volume_id: str, image_id: str) -> None:
         """Note durably that the upload as `image_id` is done, and drop the exported file."""
@@ -217,10 +243,14 @@ class VolumeFiles:
     def _export(self, volume_id: str, image_id: str) -> Path:
         return self._directory / check_name(volume_id) / f"export.{check_name(image_id)}.part"
 
+    def _live_copy(self, volume_id: str, target: Path) -> bool:
+        # the daemon first: a machine of this host may be one of its clients, and knows nothing of what others write
+        return self._exports.live_copy(volume_id, target) or self.live.live_copy(volume_id, target)
+
     def _copy_volume(self, source_id: str, part: Path) -> None:
         source = self._existing(source_id)
         part.unlink(missing_ok=True)
-        if not self.live.live_copy(source_id, part):
+        if not self._live_copy(source_id, part):
             _copy(source, part)
 
 

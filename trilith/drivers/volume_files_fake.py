@@ -6,6 +6,7 @@ The notes are files, so that this world survives the kill -9 of its agent as the
 import json
 import os
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class FakeVolumeFiles:
                     "snapshots": [],
                     "uploads_done": [],
                     "unfinished": [],
+                    "export": None,
                     "error": None,
                 },
             )
@@ -79,6 +81,20 @@ class FakeVolumeFiles:
         target = self._export(volume_id, image_id)
         target.write_bytes(empty_disk(disk_format, self._existing(volume_id)["size_gib"] * GIB))
         return target
+
+    def serve(self, volume_id: str, keys: dict[str, str]) -> None:
+        note = self._existing(volume_id)
+        # the port is one that a daemon could have: the same for the same volume
+        port = 20000 + zlib.crc32(volume_id.encode()) % 8000
+        export = {"address": "127.0.0.1", "port": port, "clients": sorted(keys), "running": True}
+        self._write(volume_id, note | {"export": export})
+
+    def end_export(self, volume_id: str) -> None:
+        if (note := self.seen(volume_id)) is not None:
+            self._write(volume_id, note | {"export": None})
+
+    def exported(self) -> set[str]:
+        return {volume_id for volume_id in self.known() if (self.seen(volume_id) or {}).get("export")}
 
     def mark_uploaded(self, volume_id: str, image_id: str) -> None:
         self._add(volume_id, "uploads_done", image_id)

@@ -8,6 +8,7 @@ controller opens on every other at once.
 
 import base64
 import hashlib
+import hmac
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +50,7 @@ class Keys:
     """This process's view of the keys. Safe for many threads."""
 
     def __init__(self, cluster_key: str) -> None:
+        self._cluster_key = cluster_key
         self._chest = chest(cluster_key)
         self._numbers: list[int] = []
         self._read_at = float("-inf")
@@ -69,6 +71,10 @@ class Keys:
             if self._open is not opened:  # new keys, read by us or by another thread meanwhile
                 letter = self._open(token)
         return letter
+
+    def derived(self, *names: str) -> str:
+        """A secret of its own for each list of names, the same on every controller: 64 hexadecimal digits."""
+        return hmac.new(self._cluster_key.encode(), "\n".join(names).encode(), hashlib.sha256).hexdigest()
 
     def _refresh(self, tx: Tx) -> None:
         if time.monotonic() - self._read_at > REFRESH_S:

@@ -3,10 +3,11 @@
 A want: ``id generation present size_gib format``; ``source`` (None, or ``kind`` image, volume or snapshot and its
 ids),
 used only to make it; ``snapshots`` (ids that must exist, no others stay); ``uploads`` (``image_id disk_format`` each,
-kept in the want until the image is there); ``attached_server``.
+kept in the want until the image is there); ``attached_server``; ``export`` (None, or ``keys``: attachment id to the key
+with which that machine, on another host, opens the volume).
 
 A seen: ``size_gib``, ``path`` (None until it is made), ``format``, ``snapshots``, ``uploads_done``, ``unfinished``
-(what killed work left), ``error`` (the file is damaged).
+(what killed work left), ``export`` (None, or ``address port clients running``), ``error`` (the file is damaged).
 """
 
 from typing import Any
@@ -23,6 +24,9 @@ def plan(want: Doc, seen: Doc | None) -> list[Act]:
         return _leave(want, seen)
     if seen is None or seen["path"] is None:
         return [_create(want)]
+    export = _export(want, seen)
+    if export is not None:
+        return [export]  # machines wait for it
     if seen["error"] is not None:
         return []  # damaged: nothing but a delete helps, and that is the user's to ask for
     acts = [
@@ -41,8 +45,19 @@ def plan(want: Doc, seen: Doc | None) -> list[Act]:
 def _leave(want: Doc, seen: Doc | None) -> list[Act]:
     if seen is None or want.get("attached_server"):
         return []  # the machine lets go first
+    if seen["export"] is not None:
+        return [Act("end_export")]
     # Generation 0 is no row at all: nobody asked for this data's end, so it is kept within an operator's reach.
     return [Act("delete" if want["generation"] > 0 else "set_aside")]
+
+
+def _export(want: Doc, seen: Doc) -> Act | None:
+    wanted, export = want["export"], seen["export"]
+    if wanted is None:
+        return None if export is None else Act("end_export")
+    if export is not None and export["running"] and export["clients"] == sorted(wanted["keys"]):
+        return None
+    return None if seen["error"] else Act("serve", {"keys": wanted["keys"]})
 
 
 def _create(want: Doc) -> Act:

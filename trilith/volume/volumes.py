@@ -24,6 +24,7 @@ from trilith.kernel.store import Condition, Tx
 from trilith.kernel.versions import OLDEST, v
 from trilith.placement.hosts import HOST, heard, hosted, is_up, topic
 from trilith.volume import metadata
+from trilith.volume.exports import ATTACHED, export_wants, is_remote, nbd_document
 from trilith.volume.types import TYPE, find_type
 from trilith.volume.versions import VOLUMES
 
@@ -48,6 +49,8 @@ def volume_status(row: Row) -> Row:
         status = "error_extending" if row["fault"] else "extending"
     elif row["attach_phase"]:
         status = row["attach_phase"]
+    elif row["export"]:
+        status = "detaching"  # its host still serves it to another: nobody else may open it
     elif row["uploads"]:
         status = "uploading"
     else:
@@ -188,6 +191,7 @@ VOLUME = Noun(
         path=text(1024, hidden=True),
         seen_size_gib=whole(hidden=True),
         seen_error=text(65535, hidden=True),
+        export=json(hidden=True),
         fault=text(65535, hidden=True),
         transient_since=time(hidden=True),
     ),
@@ -391,6 +395,12 @@ def choose_host(tx: Tx, availability_zone: str | None) -> str | None:
     return min((h["name"] for h in hosts), key=lambda name: (gib.get(name, 0), name), default=None)
 
 
+def storage_host(tx: Tx, name: str | None) -> str | None:
+    """The host of that name if new volumes can be made there."""
+    row = tx.one(HOST, name=name)
+    return None if row is None or "storage" not in row["roles"] or row["storage_disabled"] else str(row["name"])
+
+
 def _zone(tx: Tx, host: str) -> str:
     return str(tx.get(HOST, host)["availability_zone"])
 
@@ -428,7 +438,8 @@ def drop_volume(tx: Tx, row: Row, cascade: bool = False, force: bool = False) ->
     good = ("available", "error", "error_restoring", "error_extending", "error_managing", "error_deleting")
     if row["deleting"] and not row["fault"]:
         return
-    if row["status"] not in good and not (force and not row["attach_phase"]):
+    left = not row["attach_phase"] and (force or row["status"] == "detaching")
+    if row["status"] not in good and not left:
         states = " or ".join(good)
         message = f"Invalid volume: Volume status must be {states}, it is {row['status']}: detach it or wait first."
         raise Fault("invalid", message)
@@ -444,14 +455,16 @@ def drop_volume(tx: Tx, row: Row, cascade: bool = False, force: bool = False) ->
     tx.update(VOLUME, row, deleting=True, fault=None, forced_status=None)
 
 
-def disk_document(tx: Tx, row: Row) -> Row:
-    """What a machine's want says of the volume."""
-    ready = row["path"] is not None and not row["seen_error"]
+def disk_document(row: Row, attachment_id: str, host: str | None) -> Row:
+    """What the want of a machine on `host` says of the volume. ``path`` or ``nbd`` comes when it can be opened."""
+    ready, remote = row["path"] is not None and not row["seen_error"], is_remote(row, host)
     return {
         "volume_id": row["id"],
-        "path": row["path"] if ready else None,
+        "path": row["path"] if ready and not remote else None,
+        "nbd": nbd_document(row, attachment_id) if ready and remote else None,
         "format": "qcow2",
-        "size_gib": row["size_gib"],
+        # the machine's host can grow a file, but only follow an export
+        "size_gib": min(row["size_gib"], row["seen_size_gib"] or 0) if remote else row["size_gib"],
         "serial": row["id"][:20],
         "readonly": row["readonly"],
     }
@@ -463,9 +476,9 @@ def wants(tx: Tx, host: str) -> list[Row]:
 
     rows = tx.rows(VOLUME, host=host)
     ids = [row["id"] for row in rows]
-    attached = {
-        a["volume_id"]: a["server_id"] for a in tx.rows(ATTACHMENT, status=["attached", "attaching", "detaching"])
-    }
+    attachments = tx.rows(ATTACHMENT, status=list(ATTACHED), volume_id=ids) if ids else []
+    attached = {a["volume_id"]: a["server_id"] for a in attachments}
+    exports = export_wants(tx, rows, attachments)
     snapshots: dict[str, list[str]] = {}
     for snapshot in tx.rows(_snapshots(), volume_id=ids) if ids else []:
         if not snapshot["deleting"]:
@@ -488,6 +501,7 @@ def wants(tx: Tx, host: str) -> list[Row]:
             "snapshots": sorted(snapshots.get(row["id"], [])),
             "uploads": row["uploads"],
             "attached_server": attached.get(row["id"]),
+            "export": exports.get(row["id"]),
         }
         for row in rows
     ]
@@ -502,7 +516,8 @@ def report(tx: Tx, host: str, key: str, generation: int, seen: Row | None, fault
     if row["deleting"] and seen is None and fault is None:
         tx.delete(VOLUME, row)
         return
-    seen = seen or {"path": None, "size_gib": 0, "snapshots": [], "uploads_done": [], "error": None}
+    seen = seen or {"path": None, "size_gib": 0, "snapshots": [], "uploads_done": [], "error": None, "export": None}
+    _wake_clients(tx, row, seen)
     uploads = [u for u in row["uploads"] if tx.count(IMAGE, IMAGE.c.id == u["image_id"], IMAGE.c.phase != "active")]
     tx.update(
         VOLUME,
@@ -511,10 +526,22 @@ def report(tx: Tx, host: str, key: str, generation: int, seen: Row | None, fault
         path=seen["path"],
         seen_size_gib=seen["size_gib"],
         seen_error=seen["error"],
+        export=seen.get("export"),
         uploads=uploads,
         fault=fault,
     )
     _report_snapshots(tx, row, set(seen["snapshots"]), fault)
+
+
+def _wake_clients(tx: Tx, row: Row, seen: Row) -> None:
+    """Hosts whose machines wait for the export, or for its new size."""
+    from trilith.volume.attachments import ATTACHMENT
+
+    if row["export"] == seen.get("export") and (row["export"] is None or row["seen_size_gib"] == seen["size_gib"]):
+        return
+    for attachment in tx.rows(ATTACHMENT, volume_id=row["id"]):
+        if attachment["host"]:
+            tx.hint(topic(attachment["host"]))
 
 
 def _report_snapshots(tx: Tx, row: Row, there: set[str], fault: str | None) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trilith.cluster.drill.meter import RATE
-from trilith.cluster.drill.pings import EACH_S
 
 Doc = dict[str, Any]
 SLOW_S = 1.0  # a request that takes longer is part of the tail, or five times the usual, whichever is more
@@ -19,8 +18,8 @@ WINDOW_SAMPLES = 3
 class Bar:
     """What a drill must hold; None: not asked. `outage_s`: first to last failed request, of the fault and of its
     mending. `failed`: requests that failed although the client tried once more. `added_s`: on the usual latency, in the
-    worst three seconds. `slow_s`: how long after the fault requests are still slow. `ping_s`: as the outage, of pings
-    to machines. `healed_s`: from the fault's end until everything is as before, without a hand."""
+    worst three seconds. `slow_s`: how long after the fault requests are still slow. `ping_s`: the longest silence of
+    a machine that is pinged. `healed_s`: from the fault's end until everything is as before, without a hand."""
 
     outage_s: float | None = None
     failed: int | None = None
@@ -43,7 +42,6 @@ class Figures:
     slowest_s: float = 0.0
     slow_s: float = 0.0
     ping_s: float | None = None
-    ping_gap_s: float | None = None
     lag_s: float = 0.0
     healed_s: float | None = None
     problems: dict[str, int] = field(default_factory=dict)
@@ -78,8 +76,7 @@ def figures(samples: list[Doc], fault_at_s: float, mended_at_s: float | None = N
         ),
         slowest_s=max((s["took_s"] for s in plain if s in after), default=0.0),
         slow_s=max((at - event for event, begin, end in events for at in late if begin <= at < end), default=0.0),
-        ping_s=max((_span(_lost(pings, address), EACH_S) for address in _addresses(pings)), default=None),
-        ping_gap_s=max((_gap_s(pings, address) for address in _addresses(pings)), default=None),
+        ping_s=max((_gap_s(pings, address) for address in _addresses(pings)), default=None),
         lag_s=max((s["lag_s"] for s in requests), default=0.0),
         problems=problems,
     )
@@ -104,7 +101,7 @@ WORDS = {
     "failed": "failed requests",
     "added_s": "added latency",
     "slow_s": "slow for",
-    "ping_s": "pings lost for",
+    "ping_s": "no answer to pings for",
 }
 
 
@@ -126,10 +123,6 @@ def _added_s(samples: list[Doc], fault_at_s: float, least: int) -> float:
 
 def _addresses(pings: list[Doc]) -> set[str]:
     return {s["ping"] for s in pings}
-
-
-def _lost(pings: list[Doc], address: str) -> list[float]:
-    return [s["at_s"] for s in pings if s["ping"] == address and s["took_s"] is None]
 
 
 def _gap_s(pings: list[Doc], address: str) -> float:

@@ -116,7 +116,7 @@ class Rehearsed:
         holders = [hosts.get(where[1], "") for port, where in bound if self.gateway_port in port and where[0] == "uuid"]
         found = next((name for name in self._gateways if name in holders), None)
         if found is None:
-            raise Problem(f"No network host is gateway for port {self.gateway_port}. See: ovn-sbctl show on a controller")
+            raise Problem(f"No network host is gateway for port {self.gateway_port}. There: ovn-sbctl show")
         return found
 
     # --- breaking

@@ -63,11 +63,13 @@ OOMScoreAdjust=-800
 LimitNOFILE=65536
 """
 
+HANDS: tuple[Role, ...] = ("compute", "network", "storage")  # whose hosts have an agent
+
 OWN = (
     Own("api", "API", ("control",), True, _UNPRIVILEGED + "OOMScoreAdjust=-300\nLimitNOFILE=65536\n"),
     Own("hub", "hub: wake-ups and consoles", ("control",), False, _UNPRIVILEGED + "LimitNOFILE=65536\n"),
     Own("controller", "controller", ("control",), True, _UNPRIVILEGED),
-    Own("agent", "agent of this host", ("compute", "network"), settings=_AGENT, after="openvswitch-switch.service"),
+    Own("agent", "agent of this host", HANDS, settings=_AGENT, after="openvswitch-switch.service"),
 )
 
 
