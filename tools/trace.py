@@ -106,7 +106,9 @@ class OneProcessCloud:
         given = agent_settings(state, settings)
         self._source = HttpSource(settings.api_url, settings.host, state.secret("host-host1"))
         self._source.heartbeat("boot", {"vcpus": 8, "ram_mib": 8192, "disk_gib": 100}, {})
-        self._machines = build(given, self._source, switch(given), lambda: None).machines
+        machines = build(given, self._source, switch(given), lambda: None).machines
+        assert machines is not None
+        self._machines = machines
         self._network = NetworkController(state, settings, api.open_store(state, settings))
         self._token = ""
         self._token = self._sign_in(state.secret("demo"))
