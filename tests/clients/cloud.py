@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import ssl as ssl_module
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from trilith.cluster.rehearse import Rehearsal
 
 ROOT = Path(__file__).resolve().parents[2]
 OPENSTACK = ROOT / ".venv-clients/bin/openstack"
@@ -33,6 +36,8 @@ class Cloud:
         cache = Path("/var/cache/trilith") if os.geteuid() == 0 else Path.home() / ".cache/trilith"
         self.env.setdefault("TRILITH_CACHE", str(cache))
         self.names = {"admin": f"trilith-{port}", "demo": f"trilith-{port}-demo"}
+        self.url = f"http://127.0.0.1:{port}"
+        self.ca_file: Path | None = None
         self._tokens: dict[str, str] = {}
 
     def trilith(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -47,6 +52,10 @@ class Cloud:
     def down(self) -> None:
         self.trilith("down", "--destroy")
         shutil.rmtree(self.state, ignore_errors=True)
+
+    @property
+    def tls(self) -> ssl_module.SSLContext | None:
+        return ssl_module.create_default_context(cafile=self.ca_file) if self.ca_file else None
 
     def clouds(self) -> dict[str, Any]:
         import yaml
@@ -86,9 +95,9 @@ class Cloud:
         if (found := self.token(who) if token is None else token) != "":
             sent["X-Auth-Token"] = found
         data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, sent, method=method)
+        request = urllib.request.Request(f"{self.url}{path}", data, sent, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=60, context=self.tls) as answer:
                 content = answer.read()
                 return answer.status, answer.headers, json.loads(content) if content else None
         except urllib.error.HTTPError as error:
@@ -106,6 +115,25 @@ class Cloud:
         found = [row for row in rows if row["name"] == name]
         assert len(found) == 1, (path, name, found)
         return dict(found[0])
+
+
+class RehearsedCloud(Cloud):
+    """The cluster of a rehearsal, which is there already and stays."""
+
+    def __init__(self, rehearsal: Path) -> None:
+        super().__init__(port=0)
+        cluster = Rehearsal(rehearsal).cluster
+        self.fake, self.home = cluster.fake, Path.home()
+        self.env["HOME"] = str(self.home)
+        self.names = {"admin": cluster.name, "demo": f"{cluster.name}-demo"}
+        self.url = f"https://{cluster.vip}"
+        self.ca_file = Path(self.clouds()[cluster.name]["cacert"])
+
+    def up(self) -> None:
+        pass
+
+    def down(self) -> None:
+        shutil.rmtree(self.state, ignore_errors=True)
 
 
 def until(condition: Callable[[], Any], for_s: float = 60, what: str = "") -> Any:

@@ -1,4 +1,6 @@
-"""Tempest, unmodified, against a cloud that this starts: ``python -m tests.clients.tempest interop|smoke|core|REGEX``.
+"""Tempest, unmodified, against a cloud that this starts, or a rehearsal's.
+
+    python -m tests.clients.tempest [--fake] [--rehearsal DIR] interop|smoke|core|entry|REGEX
 
 `interop.txt` holds the tests that the interoperability guidelines require of compute clouds.
 """
@@ -15,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.clients.cloud import ROOT, Cloud
+from tests.clients.cloud import ROOT, Cloud, RehearsedCloud
 
 BIN = ROOT / ".venv-clients/bin"
 HERE = Path(__file__).parent
@@ -47,9 +49,10 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
             "tempest_roles": "member",
         },
         "identity": {
-            "uri_v3": f"http://127.0.0.1:{cloud.port}/identity/v3",
+            "uri_v3": f"{cloud.url}/identity/v3",
             "auth_version": "v3",
             "region": "RegionOne",
+            **({"ca_certificates_file": str(cloud.ca_file)} if cloud.ca_file else {}),
         },
         "identity-feature-enabled": {"application_credentials": "true", "trust": "false"},
         "service_available": {"swift": "false", "cinder": "true", "nova": "true", "neutron": "true", "glance": "true"},
@@ -108,9 +111,9 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
 
 def fetch_image(cloud: Cloud, name: str, path: Path) -> None:
     """An image's bytes as a file, for tests that upload it again."""
-    url = f"http://127.0.0.1:{cloud.port}/image/v2/images/{cloud.named('/image/v2/images', name)['id']}/file"
+    url = f"{cloud.url}/image/v2/images/{cloud.named('/image/v2/images', name)['id']}/file"
     request = urllib.request.Request(url, headers={"X-Auth-Token": cloud.token()})
-    with urllib.request.urlopen(request, timeout=60) as answer, open(path, "wb") as file:
+    with urllib.request.urlopen(request, timeout=60, context=cloud.tls) as answer, open(path, "wb") as file:
         shutil.copyfileobj(answer, file)
 
 
@@ -120,8 +123,9 @@ def prepare(cloud: Cloud) -> Path:
     env = {**os.environ, "HOME": str(cloud.home)}
     subprocess.run([BIN / "tempest", "init", workspace], check=True, capture_output=True, env=env, cwd=cloud.state)
     fetch_image(cloud, "trilith-guest", workspace / "guest.qcow2")
-    as_file = ("--file", str(workspace / "guest.qcow2"), "--disk-format", "qcow2")
-    cloud.openstack("image", "create", *as_file, "--public", "guest-again")
+    if not cloud.get("/image/v2/images?name=guest-again")["images"]:
+        as_file = ("--file", str(workspace / "guest.qcow2"), "--disk-format", "qcow2")
+        cloud.openstack("image", "create", *as_file, "--public", "guest-again")
     parser = configparser.ConfigParser()
     parser.read_dict(configuration(cloud, workspace))
     with open(workspace / "etc/tempest.conf", "w") as file:
@@ -159,14 +163,16 @@ def chosen(workspace: Path, what: str) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.clients.tempest", description=__doc__)
     parser.add_argument("--fake", action="store_true", help="pretended machines: everything but logins, fast")
+    parser.add_argument("--rehearsal", type=Path, metavar="DIR", help="against the cluster of this rehearsal")
     parser.add_argument("what", nargs="?", default="smoke", help="interop, smoke, core, entry, or a regular expression")
     arguments = parser.parse_args()
-    cloud = Cloud(port=18784, fake=arguments.fake)
+    rehearsal, fake = arguments.rehearsal, arguments.fake
+    cloud = RehearsedCloud(rehearsal) if rehearsal else Cloud(port=18784, fake=fake)
     try:
         cloud.up()
         workspace = prepare(cloud)
         words = [*chosen(workspace, arguments.what), "--concurrency", "2"]
-        if arguments.fake:
+        if cloud.fake:
             words += ["--exclude-regex", NEEDS_LOGIN]
         return run(cloud, workspace, *words, show=True).returncode
     finally:
