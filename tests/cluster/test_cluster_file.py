@@ -78,7 +78,7 @@ def line_of(text: str, words: str) -> int:
         (changed("c2, address: 10.60.0.12", "c2, address: 10.60.0.11"), "name: c2", "`10.60.0.11` is already used"),
         (changed("10.60.1.22,", "10.60.1.21,"), "name: n2", "`10.60.1.21` is already used by host 4"),
         (changed("13, roles: [control, network]", "13, roles: [network]"), "hosts:", "2 hosts have the role"),
-        (changed("roles: [compute], availability_zone: zone1", "roles: [compute, control]"), "hosts:", "4 hosts have"),
+        (changed("compute, storage], availability_zone: zone1", "compute, control]"), "hosts:", "4 hosts have"),
         (changed("vip: 10.60.0.10", "vip: 10.61.0.10"), "vip:", "the VIP 10.61.0.10 is no address for a host in the"),
         (changed("vip: 10.60.0.10", "vip: 10.60.0.255"), "vip:", "the VIP 10.60.0.255 is no address"),
         (changed("vip: 10.60.0.10", "vip: 10.60.0.11"), "vip:", "is host `c1`'s own"),

@@ -29,8 +29,8 @@ hosts:
   - {{name: c1, address: 10.61.40.11, tunnel_address: 10.61.41.11, roles: [control, network]}}
   - {{name: c2, address: 10.61.40.12, tunnel_address: 10.61.41.12, roles: [control, network]}}
   - {{name: c3, address: 10.61.40.13, tunnel_address: 10.61.41.13, roles: [control, network]}}
-  - {{name: n1, address: 10.61.40.21, tunnel_address: 10.61.41.21, roles: [compute]}}
-  - {{name: n2, address: 10.61.40.22, tunnel_address: 10.61.41.22, roles: [compute, logging]}}
+  - {{name: n1, address: 10.61.40.21, tunnel_address: 10.61.41.21, roles: [compute, storage]}}
+  - {{name: n2, address: 10.61.40.22, tunnel_address: 10.61.41.22, roles: [compute, storage, logging]}}
 """
 
 

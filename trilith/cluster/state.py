@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 
@@ -138,10 +139,13 @@ class State:
         return self.settings_file.exists()
 
     def database_url(self, settings: Settings) -> str:
-        """For SQLAlchemy. In a cluster: this controller's own HAProxy, which knows the node that is written to."""
+        """For SQLAlchemy. In a cluster: this controller's own HAProxy, which knows the node that is written to; it must
+        have a certificate of the cluster's authority, whichever it is."""
         if not settings.clustered:
             return f"sqlite:///{self.database}"
-        return f"mysql+pymysql://trilith:{self.secret('database')}@127.0.0.1:{WRITER_PORT}/trilith?charset=utf8mb4"
+        secured = f"ssl_ca={quote(str(self.tls / 'ca.crt'))}&ssl_check_hostname=false"
+        place = f"127.0.0.1:{WRITER_PORT}/trilith?charset=utf8mb4&{secured}"
+        return f"mysql+pymysql://trilith:{self.secret('database')}@{place}"
 
     def ca_file(self, settings: Settings) -> Path | None:
         """The authority that this cloud's own addresses are verified against; None where they speak no TLS."""
