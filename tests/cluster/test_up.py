@@ -163,7 +163,7 @@ def test_a_cloud_that_cannot_start_says_why_and_leaves_nothing(cloud: Cloud) -> 
 def test_the_host_is_wanted_and_reports(cloud: Cloud) -> None:
     cloud.up()
     volume = {"id": "v1", "generation": 3, "present": True, "size_gib": 1, "format": "qcow2", "source": None}
-    volume |= {"snapshots": [], "uploads": [], "attached_server": None}
+    volume |= {"snapshots": [], "uploads": [], "attached_server": None, "export": None}
     wants = cloud.state.root / "wants.new"
     wants.write_text(json.dumps({"volume": [volume]}))
     wants.rename(cloud.state.root / "wants.json")

@@ -63,7 +63,7 @@ def test_a_second_deploy_changes_nothing(cluster: Rehearsal, tmp_path: Path) -> 
 
 
 def test_every_host_is_well(cluster: Rehearsal) -> None:
-    document = json.loads(cluster.host("c1").run(["trilith", "status", "--json", "--state", "/var/lib/trilith"]))
+    document = json.loads(cluster.host("c1").run(["/usr/local/bin/trilith", "status", "--json"]))
     assert document["degraded"] == []
     assert {host["name"] for host in document["hosts"]} == {"c1", "c2", "c3", "n1", "n2"}
 
