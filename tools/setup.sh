@@ -25,7 +25,7 @@ as_root() {
     fi
 }
 
-# Debian's openvswitch, ovn and mariadb packages start daemons of their own. Trilith runs its own, under its own supervisor, and theirs
+# Debian's openvswitch, ovn, mariadb and memcached packages start daemons of their own. Trilith runs its own, under its own supervisor, and theirs
 # would hold the same ports and database. So nothing is started while packages are installed (policy-rc.d: 101 means
 # "not allowed"), and nothing that came with this installation starts at the next boot. Services that were here before are
 # left alone.
@@ -47,6 +47,7 @@ install_packages() {
         case $package in
             openvswitch-switch | ovn-central | ovn-host) as_root systemctl disable --quiet --now "$package" || true ;;
             mariadb-server) as_root systemctl disable --quiet --now mariadb || true ;;
+            memcached) as_root systemctl disable --quiet --now memcached || true ;;
         esac
     done
 }

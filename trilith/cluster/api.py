@@ -9,7 +9,9 @@ import sqlalchemy as sa
 from trilith.cluster import services  # noqa: F401 - declares everything
 from trilith.cluster.shared_images import SharedImages, image_files
 from trilith.cluster.state import Settings, State
-from trilith.identity.tokens import authenticate, use_keys
+from trilith.drivers.memcached import Memcached
+from trilith.identity.passwords import Known, OwnMemory, remember
+from trilith.identity.tokens import authenticate, keys, use_keys
 from trilith.kernel import notices
 from trilith.kernel.declare import SERVICES, Service
 from trilith.kernel.hints import Hints
@@ -63,6 +65,8 @@ def app() -> App:
     state = State(os.environ["TRILITH_STATE"])
     settings = state.settings()
     use_keys(state.secret("cluster-key"))
+    cache = Memcached([host.address for host in settings.controllers]) if settings.clustered else OwnMemory()
+    remember(Known(keys().derived("passwords"), cache))
     use_tunnel_mtu(settings.cluster.networks.tunnel_mtu)
     images = image_files(state, settings)
     given: dict[str, Any] = {

@@ -1,9 +1,17 @@
-"""Passwords as bcrypt hashes. Hashing takes a quarter of a second on purpose: it is done before a transaction."""
+"""Passwords as bcrypt hashes. Hashing takes a quarter of a second on purpose: it is done before a transaction.
+
+A password that was right is known for `KNOWN_S`, so that a client that signs in for each command costs no hashing each
+time. What is kept is a keyed digest of password and hash: who reads the cache learns nothing, who writes to it must
+know the key, and with another password in SQL the digest is another at once. What was wrong is never kept.
+"""
 
 import base64
 import hashlib
+import hmac
+import time
 from dataclasses import dataclass
 from functools import cache
+from typing import Protocol
 
 import bcrypt
 
@@ -11,7 +19,60 @@ from trilith.kernel.kinds import Bad, Text
 from trilith.kernel.versions import Version
 
 ROUNDS = 12
+KNOWN_S = 600
 _rounds = ROUNDS
+
+
+class Cache(Protocol):
+    """Keeps little things for a while, or does not."""
+
+    def get(self, key: str) -> bytes | None: ...
+
+    def put(self, key: str, value: bytes, for_s: int) -> None: ...
+
+
+class OwnMemory:
+    """The cache of one process. Safe for many threads: each step is one operation on the dictionary."""
+
+    def __init__(self, limit: int = 10_000) -> None:
+        self._kept: dict[str, tuple[bytes, float]] = {}
+        self._limit = limit
+
+    def get(self, key: str) -> bytes | None:
+        value, ends_at = self._kept.get(key, (None, 0.0))
+        return value if ends_at > time.monotonic() else None
+
+    def put(self, key: str, value: bytes, for_s: int) -> None:
+        if len(self._kept) >= self._limit:
+            self._kept = {}
+        self._kept[key] = (value, time.monotonic() + for_s)
+
+
+class Known:
+    """Pairs of password and hash that were found to fit lately."""
+
+    def __init__(self, key: str, cache: Cache) -> None:
+        self._key, self._cache = key.encode(), cache
+
+    def __contains__(self, pair: tuple[str, str]) -> bool:
+        return self._cache.get(self._name(pair)) is not None
+
+    def add(self, pair: tuple[str, str]) -> None:
+        self._cache.put(self._name(pair), b"1", KNOWN_S)
+
+    def _name(self, pair: tuple[str, str]) -> str:
+        password, hashed = pair
+        text = f"{hashed}\n{password}".encode()
+        return "password:" + hmac.new(self._key, text, hashlib.sha256).hexdigest()
+
+
+_known: Known | None = None
+
+
+def remember(known: Known | None) -> None:
+    """Where this process keeps which passwords were right; None forgets each at once."""
+    global _known
+    _known = known
 
 
 def set_rounds(rounds: int) -> None:
@@ -26,9 +87,14 @@ def hash_password(password: str) -> str:
 
 
 def is_password(password: str, hashed: str | None) -> bool:
-    """Takes as long for somebody who does not exist or has no password: `hashed` None."""
-    found = bcrypt.checkpw(_short(password), (hashed or _nobody()).encode())
-    return found and hashed is not None
+    """A wrong one takes as long for somebody who does not exist or has no password: `hashed` None."""
+    known = _known
+    if known is not None and hashed is not None and (password, hashed) in known:
+        return True
+    found = bcrypt.checkpw(_short(password), (hashed or _nobody()).encode()) and hashed is not None
+    if found and known is not None and hashed is not None:
+        known.add((password, hashed))
+    return found
 
 
 def _short(password: str) -> bytes:

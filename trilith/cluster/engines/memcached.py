@@ -2,8 +2,8 @@
 
 from trilith.cluster.engines.engine import ServiceUnit, UnitEngine
 from trilith.cluster.engines.files import ConfigFile
+from trilith.drivers.memcached import PORT
 
-PORT = 11211
 MEMORY_MIB = 64
 CONF = "/etc/memcached.conf"
 
