@@ -1,6 +1,7 @@
 """The engines of a host, in the order in which people read about them. Each decides by itself whether it is present."""
 
 from trilith.cluster.engines.engine import Engine, HostView
+from trilith.cluster.engines.firewall import Firewall
 from trilith.cluster.engines.galera import Galera
 from trilith.cluster.engines.haproxy import Haproxy
 from trilith.cluster.engines.keepalived import Keepalived
@@ -15,6 +16,7 @@ from trilith.cluster.engines.rsyslog import Rsyslog
 def engines_of(view: HostView) -> list[Engine]:
     """Every engine, for the keeper of one host."""
     return [
+        Firewall(view),
         Galera(view),
         RabbitMq(view),
         Memcached(view),

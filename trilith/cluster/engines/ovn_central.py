@@ -6,7 +6,6 @@ the northbound one.
 """
 
 import contextlib
-import json
 import re
 import subprocess
 import time
@@ -30,7 +29,6 @@ from trilith.kernel.errors import Refused, Unavailable
 from trilith.kernel.reconcile import Act, Doc
 
 DIRECTORY, RUN = "/var/lib/ovn", "/run/ovn"
-NFT_TABLE = "trilith_ovn"
 SILENT_MS = 3000  # a member that its leader has not heard for so long
 TOOL_S = 20.0
 
@@ -98,10 +96,7 @@ class OvnCentral(UnitEngine):
         chassis = [host.name for host in self.view.settings.cluster.hosts if {"network", "compute"} & set(host.roles)]
         units = {unit: doc | {"database": of_unit.get(unit)} for unit, doc in base["units"].items()}
         files, host = base["files"], self.view.host.name
-        insiders = sorted(each.address for each in self.view.controllers)
-        return make_want(
-            True, files=files, units=units, databases=databases, host=host, chassis=chassis, insiders=insiders
-        )
+        return make_want(True, files=files, units=units, databases=databases, host=host, chassis=chassis)
 
     def _wanted(self, database: Database) -> Doc:
         return {
@@ -130,7 +125,6 @@ class OvnCentral(UnitEngine):
         seen["leaderless_s"] = {
             name: self._lasting(f"leaderless {name}", _leaderless(seen, name)) for name in DATABASES
         }
-        seen["insiders"] = _insiders()
         seen["chassis"] = self._chassis() if databases["sb"]["role"] == plans.LEADER else []
         return seen
 
@@ -141,8 +135,6 @@ class OvnCentral(UnitEngine):
             return plan_absent(seen) or [Act("discard", {"database": name}) for name in seen.get("left", [])]
         if acts := plan_files(want, seen):
             return acts
-        if seen["insiders"] != want["insiders"]:
-            return [Act("guard", {"addresses": want["insiders"]})]
         acts = [act for name in want["databases"] for act in plans.plan_database(name, want, seen)]
         strays = [name for name in seen["chassis"] if name not in want["chassis"]]
         return acts or plans.plan_daemons(want, seen) or [Act("forget_chassis", {"name": name}) for name in strays]
@@ -167,8 +159,6 @@ class OvnCentral(UnitEngine):
                     unixctl.ask(Path(database.control), "cluster/kick", database.schema, act.args["member"])
             case "follow", Database():
                 unixctl.ask(self._northd_control(), f"{database.name}-cluster-state-reset")
-            case "guard", _:
-                _guard(act.args["addresses"])
             case "forget_chassis", _:
                 self._ovn_sbctl("--if-exists", "chassis-del", act.args["name"])
             case _:
@@ -302,28 +292,6 @@ def _tool(*words: str) -> None:
         raise Unavailable(f"ovsdb-tool {words[0]} takes longer than {TOOL_S:.0f} s.") from error
     if done.returncode:
         raise Unavailable(f"ovsdb-tool {words[0]}: {done.stderr.strip()[-300:]}")
-
-
-def _insiders() -> list[str]:
-    """Whom our table lets in; none where it is not there."""
-    argv = ["nft", "-j", "list", "set", "inet", NFT_TABLE, "controllers"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=TOOL_S)
-    if done.returncode:
-        return []
-    return sorted(next(each["set"] for each in json.loads(done.stdout)["nftables"] if "set" in each).get("elem", []))
-
-
-def _guard(addresses: list[str]) -> None:
-    """Only controllers reach the northbound database and the members among themselves: a host's certificate, which
-    opens the southbound database, would open these too."""
-    ports = ", ".join(str(port) for port in (NORTHBOUND.port, NORTHBOUND.raft_port, SOUTHBOUND.raft_port))
-    rules = (
-        f"table inet {NFT_TABLE} {{}}\ndelete table inet {NFT_TABLE}\ntable inet {NFT_TABLE} {{\n"
-        f"set controllers {{ type ipv4_addr; elements = {{ {', '.join(addresses)} }}; }}\n"
-        "chain arrivals { type filter hook input priority filter; policy accept;\n"
-        f'iifname != "lo" tcp dport {{ {ports} }} ip saddr != @controllers drop\n}}\n}}\n'
-    )
-    linux_net.run(["nft", "-f", "-"], rules)
 
 
 def _detail(state: Doc | None) -> Doc | None:
