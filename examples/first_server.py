@@ -127,6 +127,8 @@ def volume(cloud: Any, server: Any, address: str) -> None:
         if found.status == "available":
             cloud.compute.create_volume_attachment(server, volume_id=found.id)
             found = cloud.block_storage.wait_for_status(found, "in-use", interval=0.2, wait=60)
+        if found.status != "in-use":
+            sys.exit(f"\nThe volume is in status {found.status}. See: openstack volume show {NAME}")
         say(found.status)
     with step("written to from inside") as say:
         serial = found.id[:20]

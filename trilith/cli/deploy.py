@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
         replaced=tuple(arguments.replace),
         force=arguments.force,
     )
-    result = deploy(cluster, deployment, lambda line: print(line, file=output, flush=True), asked)
+    # several threads tell: a line and its end are one write
+    result = deploy(cluster, deployment, lambda line: print(f"{line}\n", end="", file=output, flush=True), asked)
     if arguments.json:
         changes = {name: [_document(change) for change in found] for name, found in result.changes.items()}
         document = {"changed": result.changed, "changes": changes, "warnings": result.warnings, "took_s": result.took_s}

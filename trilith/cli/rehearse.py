@@ -108,4 +108,4 @@ def as_text(document: dict[str, Any]) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(f"{line}\n", end="", flush=True)  # one write: several threads tell
