@@ -54,6 +54,7 @@ class MariaDb:
             pool_size=8,
             max_overflow=CONNECTIONS - 8,
             pool_timeout=READ_S,
+            enable_from_linting=False,  # this dialect's does not see a join of one row; SQLite's looks at the same
             pool_reset_on_return=None,  # every transaction is ended where it was begun
             **options,
         )
