@@ -114,6 +114,7 @@ def stop_machines(settings: AgentSettings) -> int:
 def _beat(settings: AgentSettings, source: HttpSource, ended: threading.Event) -> None:
     """A thread: heartbeats, three in each lease."""
     has = inventory(settings.directory) | (PRETENDED if settings.fake else {})
+    has |= {"host_ip": settings.address, "overcommit": settings.overcommit}
     runs = versions(engines=not settings.fake)
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     pause_s, quick_at = FIRST_TRIES_S, 0.0

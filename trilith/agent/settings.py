@@ -1,6 +1,6 @@
 """What an agent is told about itself and its host."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -26,6 +26,8 @@ class AgentSettings:
     "Whether volumes are kept here. A host of neither only says that it lives."
     address: str = "127.0.0.1"
     "On which this host serves its volumes to machines of other hosts."
+    overcommit: dict[str, float] = field(default_factory=dict)
+    "``vcpus ram disk``: the part of each that machines get; what is not named, the scheduler decides."
     management: str | None = None
     "The network, as ``10.0.0.0/24``, that volumes are reached through; None where there is one host."
     ca_file: Path | None = None

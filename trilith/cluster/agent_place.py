@@ -1,5 +1,7 @@
 """Where an agent works on a host of a cluster: in the host's own network namespace, with the switch of the host."""
 
+import msgspec
+
 from trilith.agent.settings import AgentSettings
 from trilith.cluster.engines.ovn_host import SOCKET
 from trilith.cluster.state import Settings, State
@@ -23,6 +25,7 @@ def agent_settings(state: State, settings: Settings) -> AgentSettings:
         machines="compute" in settings.this_host.roles,
         volumes="storage" in settings.this_host.roles,
         address=settings.this_host.address,
+        overcommit=msgspec.to_builtins(settings.cluster.overcommit),
         management=settings.cluster.networks.management,
         ca_file=state.ca_file(settings),
     )

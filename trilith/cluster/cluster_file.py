@@ -4,7 +4,7 @@ Read with `read(path)`; every mistake is a `ClusterFileError` that names the fil
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -59,6 +59,17 @@ class Engines(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     "What machines run on; auto asks the processor, because the presence of /dev/kvm proves nothing."
 
 
+Factor = Annotated[float, msgspec.Meta(gt=0, le=100)]
+
+
+class Overcommit(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How much of a host's processors, memory and disk is given to machines: 1 is what there is."""
+
+    vcpus: Factor = 4.0
+    ram: Factor = 1.0
+    disk: Factor = 1.0
+
+
 class Ssh(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """How `trilith deploy` reaches the hosts."""
 
@@ -80,6 +91,7 @@ class ClusterFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     networks: Networks = msgspec.field(default_factory=Networks)
     public: Public = msgspec.field(default_factory=Public)
     engines: Engines = msgspec.field(default_factory=Engines)
+    overcommit: Overcommit = msgspec.field(default_factory=Overcommit)
     ssh: Ssh = msgspec.field(default_factory=Ssh)
 
     @property

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from trilith.agent.settings import AgentSettings
 from trilith.cluster import clouds_yaml, proc, supervisor
 from trilith.cluster.cluster_file import ClusterFile, all_in_one, read
@@ -161,6 +163,7 @@ def agent_settings(state: State, settings: Settings) -> AgentSettings:
         ovs_socket=str(ovn.socket) if ovn else "",
         datapath=ovn.datapath if ovn else "netdev",
         accelerator=settings.cluster.engines.accelerator,
+        overcommit=msgspec.to_builtins(settings.cluster.overcommit),
         ca_file=state.ca_file(settings),
     )
 

@@ -17,7 +17,7 @@ from trilith.placement.hosts import HOST, heard, is_up
 
 Row = dict[str, Any]
 
-CPU_RATIO, RAM_RATIO, DISK_RATIO = 4.0, 1.0, 1.0
+OVERCOMMIT = {"vcpus": 4.0, "ram": 1.0, "disk": 1.0}  # of a host that does not say
 NO_HOST = "No valid host was found. "
 
 
@@ -139,11 +139,12 @@ def _zone(host: Row, ask: Ask, world: World) -> bool:
     return ask.zone is None or zone_of(host, world.aggregates) == ask.zone
 
 
-def _room(name: str, inventory: str, ratio: float) -> Callable[[Row, Ask, World], bool]:
+def _room(name: str, resource: str) -> Callable[[Row, Ask, World], bool]:
     def fits(host: Row, ask: Ask, world: World) -> bool:
         used = world.used.get(host["name"], {}).get(name, 0)
         needed = ask.amounts()[name]
-        return bool(needed == 0 or used + needed <= host["inventory"].get(inventory, 0) * ratio)
+        factor = host["inventory"].get("overcommit", {}).get(resource, OVERCOMMIT[resource])
+        return bool(needed == 0 or used + needed <= host["inventory"].get(name, 0) * factor)
 
     return fits
 
@@ -193,9 +194,9 @@ FILTERS: dict[str, Callable[[Row, Ask, World], bool]] = {
     "up and enabled": _alive,
     "asked host": _asked_host,
     "zone": _zone,
-    "vcpus": _room("vcpus", "vcpus", CPU_RATIO),
-    "ram": _room("ram_mib", "ram_mib", RAM_RATIO),
-    "disk": _room("disk_gib", "disk_gib", DISK_RATIO),
+    "vcpus": _room("vcpus", "vcpus"),
+    "ram": _room("ram_mib", "ram"),
+    "disk": _room("disk_gib", "disk"),
     "same_host": _same_host,
     "different_host": _different_host,
     "server group": _group,

@@ -48,6 +48,7 @@ ImagePath = Callable[[str], Path]
 REREAD_S = 10.0  # a machine's state is asked for at least this often; in between, events say when it changed
 CONSOLE_BYTES = 1 << 20
 SHUTDOWN_REPEAT_S = 10.0  # a guest that is still booting misses the power button
+NICENESS = 5  # what serves a host goes before its machines, of which each has as much as the others
 LAUNCH_S = 30.0
 UNPLUG_S = 5.0
 FORMAT_S = 300.0
@@ -622,7 +623,7 @@ class Qemu:
         with contextlib.ExitStack() as stack:
             spec = {**spec, "nics": [nic for nic in spec["nics"] if nic["port_id"] in taps]}
             fds = {n["port_id"]: stack.enter_context(_open_tap(taps[n["port_id"]], self.netns)) for n in spec["nics"]}
-            words = command.launcher(self.netns, self.owner, self.accel)
+            words = ["nice", "-n", str(NICENESS), *command.launcher(self.netns, self.owner, self.accel)]
             words += command.arguments(server_id, home, spec, self.accel, self.checksum_offload, fds)
             passed = list(fds.values())
             if incoming_fd is not None:

@@ -97,6 +97,18 @@ SITUATIONS = {
     "who fails to join lets the others pass": (synced(), empty(attempts=1), empty(), "- - join"),
     "who cannot be started yet lets the others pass": (synced(), empty(candidate=False), empty(), "- join join"),
     "one died": (synced(), cut_off("2"), synced(), "- join -"),
+    "one died, and the others have not noticed": (
+        synced(members=list("123")),
+        cut_off("2"),
+        synced(members=list("13")),
+        "- - -",
+    ),
+    "one died, and both others go on without it": (
+        synced(members=list("13")),
+        cut_off("2"),
+        synced(members=list("13")),
+        "- join -",
+    ),
     "one died and lost its disk": (synced(), empty(), synced(), "- join -"),
     "one is away: the others do not mind": (synced(), AWAY, synced(), "- x -"),
     "the first was away and comes back to the others' quorum": (cut_off("1"), synced(), synced(), "join - -"),

@@ -18,8 +18,9 @@ WINDOW_SAMPLES = 3
 class Bar:
     """What a drill must hold; None: not asked. `outage_s`: first to last failed request, of the fault and of its
     mending. `failed`: requests that failed although the client tried once more. `added_s`: on the usual latency, in the
-    worst three seconds. `slow_s`: how long after the fault requests are still slow. `ping_s`: the longest silence of
-    a machine that is pinged. `healed_s`: from the fault's end until everything is as before, without a hand."""
+    worst three seconds; and of volumes, made one after the other, in the worst three. `slow_s`: how long after the
+    fault requests are still slow. `ping_s`: the longest silence of a machine that is pinged. `healed_s`: from the
+    fault's end until everything is as before, without a hand."""
 
     outage_s: float | None = None
     failed: int | None = None
@@ -52,9 +53,8 @@ def figures(samples: list[Doc], fault_at_s: float, mended_at_s: float | None = N
     broken came back, which may hurt once more: the two outages are added, the longer tail counts."""
     requests = sorted((s for s in samples if "op" in s), key=lambda s: s["at_s"])
     plain = [s for s in requests if s["op"] not in ("work", "password")]
-    before = [s["took_s"] for s in plain if s["at_s"] < fault_at_s]
     after = [s for s in requests if s["at_s"] + s["took_s"] >= fault_at_s]
-    usual_s = statistics.median(before) if before else 0.0
+    usual_s = _usual_s(plain, fault_at_s)
     slow_over_s = max(SLOW_S, 5 * usual_s)
     late = [s["at_s"] + s["took_s"] for s in plain if s in after and s["took_s"] > slow_over_s]
     failed = [tried[0] for s in after for tried in s["tries"] if tried[2]]
@@ -71,8 +71,8 @@ def figures(samples: list[Doc], fault_at_s: float, mended_at_s: float | None = N
         retried=sum(s["problem"] is None and len(s["tries"]) > 1 for s in after),
         usual_s=usual_s,
         added_s=max(
-            _added_s(plain, fault_at_s, WINDOW_SAMPLES),
-            _added_s([s for s in requests if s["op"] == "work"], fault_at_s, 1),
+            _added_s(plain, fault_at_s),
+            _added_in_a_row_s([s for s in requests if s["op"] == "work"], fault_at_s),
         ),
         slowest_s=max((s["took_s"] for s in plain if s in after), default=0.0),
         slow_s=max((at - event for event, begin, end in events for at in late if begin <= at < end), default=0.0),
@@ -110,15 +110,27 @@ def _span(moments_s: list[float], each_s: float) -> float:
     return max(moments_s) - min(moments_s) + each_s if moments_s else 0.0
 
 
-def _added_s(samples: list[Doc], fault_at_s: float, least: int) -> float:
-    """The worst window's median over the median before; a window has at least so many samples."""
-    before = [s["took_s"] for s in samples if s["at_s"] < fault_at_s]
+def _added_s(samples: list[Doc], fault_at_s: float) -> float:
+    """The worst window's median over the median before."""
     windows: dict[int, list[float]] = {}
     for s in samples:
         if s["at_s"] >= fault_at_s:
             windows.setdefault(int((s["at_s"] - fault_at_s) / WINDOW_S), []).append(s["took_s"])
-    worst = [statistics.median(took) for took in windows.values() if len(took) >= least]
-    return max(0.0, max(worst, default=0.0) - (statistics.median(before) if before else 0.0))
+    worst = [statistics.median(took) for took in windows.values() if len(took) >= WINDOW_SAMPLES]
+    return max(0.0, max(worst, default=0.0) - _usual_s(samples, fault_at_s))
+
+
+def _added_in_a_row_s(samples: list[Doc], fault_at_s: float) -> float:
+    """The same for what comes one after the other and takes a second or so: the worst median of so many in a row."""
+    took = [s["took_s"] for s in samples if s["at_s"] + s["took_s"] >= fault_at_s]
+    rows = zip(*(took[start:] for start in range(WINDOW_SAMPLES)), strict=False)
+    worst = max((statistics.median(row) for row in rows), default=0.0)
+    return max(0.0, worst - _usual_s(samples, fault_at_s))
+
+
+def _usual_s(samples: list[Doc], fault_at_s: float) -> float:
+    before = [s["took_s"] for s in samples if s["at_s"] < fault_at_s]
+    return statistics.median(before) if before else 0.0
 
 
 def _addresses(pings: list[Doc]) -> set[str]:

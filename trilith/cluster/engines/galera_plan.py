@@ -148,7 +148,11 @@ def _start(name: str, me: Doc, order: list[str], nodes: dict[str, Doc | None]) -
 
 
 def _join(name: str, me: Doc, order: list[str], others: dict[str, Doc | None]) -> Step:
-    """Strictly one after another: two that join at once hinder each other."""
+    """Strictly one after another: two that join at once hinder each other, and so does one that returns before the
+    others have a view without it (measured: 9 s without a quorum in place of 2 s)."""
+    unaware = [other for other, node in others.items() if node and node["primary"] and me["member"] in node["members"]]
+    if me["member"] and unaware:
+        return Step(None, f"It joins when {_list(unaware)} {_do(unaware)} not count it as a member any more.")
     joining = [other for other, node in others.items() if node and node["phase"] == "running" and not node["synced"]]
     if joining:
         return Step(None, f"It joins after {_list(joining)}.")

@@ -183,6 +183,8 @@ def _apis(view: HostView) -> str:
   # each look costs three controllers a TLS handshake: a server that fails a request is marked down by that
   default-server check inter 2s fastinter 500ms downinter 500ms fall 2 rise 2
   default-server observe layer4 error-limit 1 on-error mark-down
+  # a controller that has just started has other work yet; the others take most requests meanwhile
+  default-server slowstart 20s
 {_servers(view, port, secured)}
 backend api-waiting
   balance roundrobin

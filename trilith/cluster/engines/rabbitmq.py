@@ -62,7 +62,9 @@ class RabbitMq(UnitEngine):
         return self.view.has_role("control")
 
     def units(self) -> list[ServiceUnit]:
-        return [ServiceUnit(UNIT, reads=(CONF, ADVANCED, ENV, DEFINITIONS, PEERS_TLS, COOKIE, f"{TLS}/host.crt"))]
+        read = (CONF, ADVANCED, ENV, DEFINITIONS, PEERS_TLS, COOKIE, f"{TLS}/host.crt")
+        # its start costs seconds of a processor, which requests do not wait for: it only wakes
+        return [ServiceUnit(UNIT, read, "Nice=5\n")]
 
     # configuration
 
