@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-REALTIME_US = 50_000  # of each second, for threads that a host runs in real time
 REBOOT = 133  # how systemd-nspawn ends when its host wants to boot again
 # Entered before nspawn, so that the host can be frozen and its processes found; the mounts go with the namespace.
 ENTER = """
@@ -118,11 +117,9 @@ def _boot(document: Document) -> int:
 
 def _weigh(group: Path, cpu_weight: int) -> None:
     """`cpu_weight`: 100 is the usual. Nothing happens in a tree that does not have processors in it."""
-    values = {"cpu.weight": cpu_weight, "cpu.shares": cpu_weight * 1024 // 100, "cpu.rt_runtime_us": REALTIME_US}
-    for name, value in values.items():
+    for name, value in (("cpu.weight", cpu_weight), ("cpu.shares", cpu_weight * 1024 // 100)):
         if (group / name).exists():
-            with contextlib.suppress(OSError):  # so many hosts that the realtime is given away
-                (group / name).write_text(str(value))
+            (group / name).write_text(str(value))
 
 
 def _ip(*words: str, lines: list[str] | None = None) -> None:

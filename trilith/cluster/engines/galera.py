@@ -29,7 +29,6 @@ TimeoutStopSec={ORDERLY_STOP_S:.0f}
 SendSIGKILL=yes
 OOMScoreAdjust=-600
 Nice=-10
-LimitRTPRIO=10
 ExecStartPost=-+/bin/rm -f {node.START_FILE}
 """
 
@@ -44,8 +43,6 @@ PROVIDER_OPTIONS = {
     "evs.suspect_timeout": "PT1S",
     "evs.inactive_timeout": "PT5S",
     "evs.install_timeout": "PT5S",
-    # each commit waits for an answer of every member: this thread has next to nothing to do, and does it at once
-    "gcomm.thread_prio": "rr:2",
     "pc.recovery": "true",
     "socket.ssl": "yes",
     "socket.ssl_key": f"{TLS_DIRECTORY}/host.key",
