@@ -47,14 +47,15 @@ def run(state: State, settings: Settings) -> None:
     notifier = _notifier(state, settings, store) if settings.clustered else None
     runner = Runner(SqlSource(store, kinds), reconcilers, RESYNC_S, workers=4)
 
-    def on_wake(message: dict[str, Any]) -> None:
-        runner.wake()
-        network.wake()
-        if notifier is not None:
-            notifier.wake()
+    wakes = {"images": runner.wake, "northbound": network.wake}
+    if notifier is not None:
+        wakes[notices.TOPIC] = notifier.wake
 
-    topics = ["images", "northbound", notices.TOPIC]
-    wake = Wake(settings.hub_url, state.secret("controller"), topics, on_wake, state.ca_file(settings))
+    def on_wake(message: dict[str, Any]) -> None:
+        for topic in message.get("wake", wakes):
+            wakes[topic]()
+
+    wake = Wake(settings.hub_url, state.secret("controller"), wakes, on_wake, state.ca_file(settings))
     threads = [threading.Thread(target=work, daemon=True) for work in (runner.run, network.run)]
     for thread in [wake, *threads, *([notifier] if notifier is not None else [])]:
         thread.start()

@@ -61,12 +61,21 @@ class Rehearsed:
             return [f"{', '.join(away)}: not running"]
         if not self._answers():
             return [f"{self.url} does not answer"]
+        if unready := [name for name in self.hosts if not self._keeper_is_ready(name)]:
+            return [f"{', '.join(unready)}: not ready yet. See: trilith status"]
         said = self._first(["sh", "-c", f"{TRILITH} status --json --state {STATE} || true"])
         try:
             document: Doc = json.loads(said)
         except ValueError:
             return ["`trilith status` says nothing"]
         return [f"{wrong['what']}: {wrong['why']}" for wrong in document["degraded"]]
+
+    def _keeper_is_ready(self, name: str) -> bool:
+        """As it wrote down lately. To ask `trilith status` each time would cost what the cluster needs to heal."""
+        try:
+            return bool(json.loads(self._run(name, ["cat", f"{STATE}/run/keeper.json"]))["ready"])
+        except (Problem, ValueError):
+            return False
 
     def _answers(self) -> bool:
         try:
