@@ -3,6 +3,7 @@
 import json
 import logging
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ T = TypeVar("T")
 STATE, TRILITH = "/var/lib/trilith", "/usr/local/bin/trilith"
 OWN_UNITS = ("api", "hub", "controller", "agent", "keeper")
 HEALTH_S = 3.0
+MOVE_S, MOVE_EACH_S = 30.0, 2.0
 # Erlang: every quorum queue's leader comes to the node that is asked
 TRANSFER = """[begin {Name, _} = Leader = amqqueue:get_pid(Q), ra:transfer_leadership(Leader, {Name, node()}) end
  || Q <- rabbit_amqqueue:list(), amqqueue:get_type(Q) == rabbit_quorum_queue]."""
@@ -100,12 +102,17 @@ class Rehearsed:
 
         return [process for found in self._all(self._running(self.hosts), of) for process in found]
 
-    def vip_holder(self) -> str:
-        """Raises `Problem` when nobody has it."""
+    def _holder(self) -> str | None:
         shown = ["ip", "-json", "address", "show", "to", self.vip]
         for name in self._running(self.controllers):
             if any(link.get("addr_info") for link in json.loads(self._run(name, shown) or "[]")):
                 return name
+        return None
+
+    def vip_holder(self) -> str:
+        """Raises `Problem` when nobody has it."""
+        if (holder := self._holder()) is not None:
+            return holder
         raise Problem(f"No controller has the VIP {self.vip}. See: trilith status on a controller")
 
     def database_writer(self) -> str:
@@ -162,9 +169,13 @@ class Rehearsed:
     def gather(self) -> None:
         """The VIP goes to the SQL writer's host, and the leaders of RabbitMQ's queues too."""
         writer = self.database_writer()
-        for name in self.controllers:
-            if name != writer and self.vip_holder() != writer:
-                self._run(name, ["systemctl", "kill", "--signal=KILL", "keepalived"])
+        deadline = time.monotonic() + MOVE_S
+        while (holder := self._holder()) != writer:
+            if time.monotonic() > deadline:
+                raise Problem(f"The VIP does not go to {writer}, though keepalived is killed elsewhere.")
+            if holder is not None:
+                self._run(holder, ["systemctl", "kill", "--signal=KILL", "keepalived"])
+            time.sleep(MOVE_EACH_S)
         self._run(writer, ["sh", "-c", 'rabbitmqctl --timeout 20 eval "$0" || true', TRANSFER])
 
     # --- hosts

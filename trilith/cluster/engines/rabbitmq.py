@@ -64,7 +64,7 @@ class RabbitMq(UnitEngine):
     def units(self) -> list[ServiceUnit]:
         read = (CONF, ADVANCED, ENV, DEFINITIONS, PEERS_TLS, COOKIE, f"{TLS}/host.crt")
         # its start costs seconds of a processor, which requests do not wait for: it only wakes
-        return [ServiceUnit(UNIT, read, "Nice=5\n")]
+        return [ServiceUnit(UNIT, read, "Nice=10\n")]
 
     # configuration
 
