@@ -316,12 +316,13 @@ def take_away(user: User) -> None:
     """Everything that the promises say is there. Raises `Broken` where something does not go."""
     made = user.promises.made
     for wanted in ("server", "volume", "port", "image"):
-        for key in [key for key, kind in made.items() if kind == wanted]:
+        keys = [key for key, kind in made.items() if kind == wanted]
+        for key in keys:
             if wanted == "volume":
                 user.wait("volume", key, "available")
             user.delete(wanted, key, absent_ok=True)
-            if wanted == "server":
-                user.gone(wanted, key)
+        for key in keys if wanted == "server" else ():
+            user.gone(wanted, key)
 
 
 def prepare(api: Api, token: str) -> Things:
