@@ -21,7 +21,6 @@ from trilith.cluster.state import Problem
 
 BEFORE_S = 8.0  # how long the usual is measured
 BEGIN_S = 30.0  # until the first request has been answered
-AFTER_S = 8.0  # how long it is measured once everything is healthy
 HEALTHY_S = 180.0  # before a drill
 SETTLE_S = 120.0
 PINGS_S = 240.0  # until a machine has booted, where processors are pretended too
@@ -29,6 +28,7 @@ LAST_LIFE_S = 240.0
 USERS = 2
 UPLOAD_BYTES = 4 << 20  # of the user who does nothing but upload
 USER_REST_S = 1.0  # a user's pause before each request: what breaks on a machine without any rest says little
+STEADY_S = 10.0  # that everything is healthy, and measured, before a drill ends: what died is seen seconds later only
 LOOK_EACH_S = 2.0  # a look costs every host a part of a second of its processor
 Doc = dict[str, Any]
 Say = Callable[[str], None]
@@ -119,7 +119,6 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
                 _storm(standing, drill.storm)
             _break(site, drill, outcome, say)
             outcome.figures.healed_s = _healed(site, drill, outcome, say)
-            time.sleep(AFTER_S)
     finally:
         measured.end()
     healed_s, outcome.samples = outcome.figures.healed_s, measured.samples
@@ -136,19 +135,27 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
     return outcome
 
 
-def wait_healthy(site: Site, limit_s: float, say: Say) -> float | None:
-    """Seconds until nothing is wrong, None when that takes longer. Before a drill that is a `Problem`: see caller."""
-    begun, told = time.monotonic(), ""
-    while problems := site.problems():
-        if problems[0] != told:
-            told = problems[0]
-            say(f"  {time.monotonic() - begun:5.1f} s  {'; '.join(problems)[:160]}")
-        if time.monotonic() - begun > limit_s:
-            raise Problem(
-                f"{site.name} is not healthy within {limit_s:.0f} s: {'; '.join(problems)}. See: trilith status"
-            )
+def wait_healthy(site: Site, limit_s: float, say: Say, steady_s: float = 0.0) -> float:
+    """Seconds until nothing is wrong; returns when nothing has been for `steady_s` more. `Problem` when it takes too
+    long."""
+    begun_s, told = time.monotonic(), ""
+    well_since_s: float | None = None
+    while True:
+        problems, now_s = site.problems(), time.monotonic()
+        if problems:
+            well_since_s = None
+            if now_s - begun_s > limit_s:
+                raise Problem(
+                    f"{site.name} is not healthy within {limit_s:.0f} s: {'; '.join(problems)}. See: trilith status"
+                )
+            if problems[0] != told:
+                told = problems[0]
+                say(f"  {now_s - begun_s:5.1f} s  {'; '.join(problems)[:160]}")
+        else:
+            well_since_s = well_since_s or now_s
+            if now_s - well_since_s >= steady_s:
+                return well_since_s - begun_s
         time.sleep(LOOK_EACH_S)
-    return time.monotonic() - begun
 
 
 @contextmanager
@@ -198,12 +205,13 @@ def _break(site: Site, drill: Drill, outcome: Outcome, say: Say) -> None:
 
 
 def _healed(site: Site, drill: Drill, outcome: Outcome, say: Say) -> float | None:
+    begun_s = time.monotonic()
     try:
-        wait_healthy(site, drill.bar.healed_s, say)
+        took_s = wait_healthy(site, drill.bar.healed_s, say, STEADY_S)
     except Problem as problem:
         outcome.stuck.append(str(problem))
         return None
-    return time.monotonic() - outcome.fault_ended_s
+    return begun_s + took_s - outcome.fault_ended_s
 
 
 def _check(site: Site, stage: Stage, user: User, kept: set[str], outcome: Outcome) -> None:
