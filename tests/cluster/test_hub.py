@@ -68,6 +68,7 @@ class Wire:
 class WireEnd:
     def __init__(self, wire: Wire, on_topics: Callable[[set[str] | None], None]) -> None:
         self.wire, self.on_topics = wire, on_topics
+        self.connected_to: str | None = "wire"
 
     async def run(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -355,6 +356,8 @@ def test_only_hubs_tell_hubs(hub: Served) -> None:
     assert tell(hub.state.secret("host-host1"), b'{"host": "host1"}') == 403
     assert tell(hub.state.secret("controller"), b'{"host": "host1"}') == 404  # its agent does not listen here
     assert [tell(hub.state.secret("controller"), body) for body in (b"", b"7", b"[]", b"{}")] == [400] * 4
+    assert tell(hub.state.secret("controller"), b'{"hints": 7}') == 400
+    assert tell(hub.state.secret("host-host1"), b'{"hints": ["images"]}') == 403
 
 
 def test_hints_reach_listeners_of_other_hubs(short_dir: Path) -> None:
@@ -375,6 +378,32 @@ def test_hints_reach_listeners_of_other_hubs(short_dir: Path) -> None:
     wake.join(5)
     for hub in hubs:
         hub.close()
+
+
+class NoBus(Wire):
+    """No broker answers."""
+
+    def end(self, on_topics: Callable[[set[str] | None], None]) -> Any:
+        made = super().end(on_topics)
+        made.connected_to = None
+        return made
+
+
+def test_while_the_bus_is_away_hubs_tell_each_other(
+    hub: Served, listen: Callable[..., list[dict[str, Any]]], short_dir: Path
+) -> None:
+    (short_dir / "lonely").mkdir()
+    shutil.copytree(hub.state.secrets, short_dir / "lonely" / "secrets")
+    nobody = f"http://127.0.0.1:{free_port()}"
+    lonely = Served(short_dir / "lonely", "host2", (nobody, hub.url), wire=NoBus())
+    try:
+        heard = listen("controller", "northbound")
+        for _ in range(2):
+            heard.clear()
+            Hints(lonely.state.hints_socket).send({"northbound", "images"})
+            eventually(lambda: heard == [{"wake": ["northbound"]}], "heard, though one peer is away")
+    finally:
+        lonely.close()
 
 
 def test_consoles_that_are_refused(hub: Served) -> None:

@@ -24,7 +24,7 @@ import secrets
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +109,8 @@ class Hub:
         self._known: dict[bytes, tuple[float, str]] = {}  # digest of a credential: when it was asked for, whose it is
         self._listeners: set[Listener] = set()
         self._dialled: dict[str, tuple[str, asyncio.Future[web.WebSocketResponse], asyncio.Event]] = {}
-        self._told: set[asyncio.Task[bool]] = set()
+        self._told: set[asyncio.Task[Any]] = set()
+        self._untold: dict[str, set[str]] = {}  # by peer, what it is to be told past the bus; there while that is done
         self._api: aiohttp.ClientSession | None = None
 
     def application(self) -> web.Application:
@@ -152,6 +153,28 @@ class Hub:
         self._heard(topics)
         if self._bus:
             self._bus.publish(topics)
+            if not self._bus.connected_to:
+                self._past_the_bus(topics)
+
+    def _past_the_bus(self, topics: set[str]) -> None:
+        """Tell the other hubs themselves, one request to each at a time."""
+        for peer in self._place.peers:
+            if (untold := self._untold.get(peer)) is not None:
+                untold |= topics
+            else:
+                self._untold[peer] = set(topics)
+                self._keep(self._tell_hints(peer))
+
+    async def _tell_hints(self, peer: str) -> None:
+        while topics := self._untold[peer]:
+            self._untold[peer] = set()
+            await self._peer_asked(peer, {"hints": sorted(topics)})
+        del self._untold[peer]
+
+    def _keep(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        self._told.add(task)
+        task.add_done_callback(self._told.discard)
 
     def _heard(self, topics: set[str] | None) -> None:
         """Wake who listens to any of these; None: everybody."""
@@ -254,12 +277,10 @@ class Hub:
         raise web.HTTPServiceUnavailable(text=f"Host {host} is not connected; try again in a moment.\n")
 
     def _tell_peer(self, peer: str, host: str, console: dict[str, str]) -> None:
-        task = asyncio.create_task(self._peer_asked(peer, {"host": host, "console": console}))
-        self._told.add(task)
-        task.add_done_callback(self._told.discard)
+        self._keep(self._peer_asked(peer, {"host": host, "console": console}))
 
     async def _peer_asked(self, peer: str, what: dict[str, Any]) -> bool:
-        """Whether that hub has the host's agent (and told it the console, where one is given)."""
+        """Whether that hub has the host's agent (and told it the console, where one is given); or took the hints."""
         assert self._api is not None
         try:
             async with self._api.post(
@@ -270,7 +291,8 @@ class Hub:
             ) as reply:
                 return reply.status == 204
         except (aiohttp.ClientError, TimeoutError) as error:
-            log.warning("a peer does not answer: %s", error, extra={"peer": peer})
+            level = logging.DEBUG if "hints" in what else logging.WARNING  # of hints there are many, and they are lost
+            log.log(level, "a peer does not answer: %s", error, extra={"peer": peer})
             return False
 
     async def _peer_tell(self, request: web.Request) -> web.Response:
@@ -278,9 +300,12 @@ class Hub:
             raise web.HTTPForbidden(text="Only another hub may ask this.\n")
         try:
             asked = await request.json()
+            if "hints" in asked:
+                self._heard({str(topic) for topic in asked["hints"]})
+                return web.Response(status=204)
             topic, console = f"host:{asked['host']}", asked.get("console")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise web.HTTPBadRequest(text="Give the host, and the console to tell it.\n") from error
+            raise web.HTTPBadRequest(text="Give the host, and the console to tell it; or hints.\n") from error
         here = [listener for listener in self._listeners if topic in listener.topics]
         for listener in here if console else []:
             listener.tell(console)
