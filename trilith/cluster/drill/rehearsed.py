@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trilith.cluster.drill.site import Process
+from trilith.cluster.engines.keepalived import GIVE_WAY
 from trilith.cluster.rehearsal_host import SimulatedHost
 from trilith.cluster.rehearse import Rehearsal
 from trilith.cluster.state import Problem, write_file
@@ -170,11 +171,12 @@ class Rehearsed:
         """The VIP goes to the SQL writer's host, and the leaders of RabbitMQ's queues too."""
         writer = self.database_writer()
         deadline = time.monotonic() + MOVE_S
-        while (holder := self._holder()) != writer:
+        while self._holder() != writer:
             if time.monotonic() > deadline:
-                raise Problem(f"The VIP does not go to {writer}, though keepalived is killed elsewhere.")
-            if holder is not None:
-                self._run(holder, ["systemctl", "kill", "--signal=KILL", "keepalived"])
+                raise Problem(f"The VIP does not go to {writer}, though the others give way.")
+            for name in self.controllers:
+                if name != writer:
+                    self._run(name, ["touch", GIVE_WAY])  # its keeper takes that away soon
             time.sleep(MOVE_EACH_S)
         self._run(writer, ["sh", "-c", 'rabbitmqctl --timeout 20 eval "$0" || true', TRANSFER])
 
