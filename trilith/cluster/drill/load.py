@@ -161,7 +161,7 @@ class User(threading.Thread):
         if self.status("image", image) == "active":
             got = self.ask("GET", f"{PATHS['image']}/{image}/file")
             if got.status != 200 or len(got.content) != self.image_bytes:
-                raise Broken(f"image {image} has {len(got.content)} bytes")
+                raise Broken(f"image {image}: {got.status}, {len(got.content)} bytes: {got.content[:200]!r}")
         if self.random.random() < 0.7 or self.status("image", image) != "active":
             self.delete("image", image)
 

@@ -57,8 +57,10 @@ def figures(samples: list[Doc], fault_at_s: float, mended_at_s: float | None = N
     usual_s = _usual_s(plain, fault_at_s)
     slow_over_s = max(SLOW_S, 5 * usual_s)
     late = [s["at_s"] + s["took_s"] for s in plain if s in after and s["took_s"] > slow_over_s]
-    failed = [tried[0] for s in after for tried in s["tries"] if tried[2]]
+    failed = [(at, at + took) for s in after for at, took, problem in s["tries"] if problem]
     second_s = math.inf if mended_at_s is None else mended_at_s
+    # what was on its way when it was mended is of the mending
+    outages = [[at for at, end in failed if end < second_s], [at for at, end in failed if end >= second_s]]
     events = ((fault_at_s, -math.inf, second_s), (second_s, second_s, math.inf))
     problems: dict[str, int] = {}
     for problem in (tried[2] for s in after for tried in s["tries"] if tried[2]):
@@ -66,7 +68,7 @@ def figures(samples: list[Doc], fault_at_s: float, mended_at_s: float | None = N
     pings = [s for s in samples if "ping" in s]
     return Figures(
         requests=len(requests),
-        outage_s=sum(_span([at for at in failed if begin <= at < end], 1 / RATE) for _, begin, end in events),
+        outage_s=sum(_span(moments_s, 1 / RATE) for moments_s in outages),
         failed=sum(s["problem"] is not None for s in after),
         retried=sum(s["problem"] is None and len(s["tries"]) > 1 for s in after),
         usual_s=usual_s,
