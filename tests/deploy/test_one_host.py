@@ -38,9 +38,10 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
         "networks: {management: 10.65.40.0/24, tunnel: 10.65.41.0/24}\npublic: {cidr: 10.65.42.0/24}\n"
         "hosts:\n  - {name: c1, address: 10.65.40.11, tunnel_address: 10.65.41.11}\n"
     )
-    made = rehearse.up(file, directory / "state", print, bare=True)
-    yield made
-    rehearse.down(made.state)
+    try:
+        yield rehearse.up(file, directory / "state", print, bare=True)
+    finally:  # what came up only halfway would be in the way of the next run
+        rehearse.down(directory / "state")
 
 
 @pytest.fixture

@@ -52,9 +52,10 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
     """Three bare hosts, c1 to c3."""
     directory = tmp_path_factory.mktemp("rehearsal")
     file = write_cluster(directory, f"re-{os.getpid()}", 10, hosts=3)
-    made = rehearse.up(file, directory / "state", print, bare=True)
-    yield made
-    rehearse.down(made.state)
+    try:
+        yield rehearse.up(file, directory / "state", print, bare=True)
+    finally:  # what came up only halfway would be in the way of the next run
+        rehearse.down(directory / "state")
 
 
 @pytest.fixture
