@@ -45,9 +45,8 @@ install_packages() {
     [ -d /run/systemd/system ] || return 0
     for package in "${packages[@]}"; do
         case $package in
-            openvswitch-switch | ovn-central | ovn-host) as_root systemctl disable --quiet --now "$package" || true ;;
+            memcached | openvswitch-switch | ovn-central | ovn-host) as_root systemctl disable --quiet --now "$package" || true ;;
             mariadb-server) as_root systemctl disable --quiet --now mariadb || true ;;
-            memcached) as_root systemctl disable --quiet --now memcached || true ;;
         esac
     done
 }

@@ -119,16 +119,7 @@ class NbdExports:
             (home / name).unlink(missing_ok=True)
         words = command.launcher(self._netns, self._owner, "", "qemu-storage-daemon")
         words += _arguments(volume_id, home, self._disk(volume_id), self._address, port)
-        with open(home / "log", "wb") as log:
-            child = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd="/",
-                env={"PATH": f"{os.defpath}:/usr/sbin:/sbin", "LC_ALL": "C"},
-            )
+        child = pidfiles.start(words, home / "log")
         self._children = [old for old in self._children if old.poll() is None] + [child]
         deadline = time.monotonic() + START_S
         while not self._runs(volume_id):  # it writes its pid when it listens
@@ -216,7 +207,7 @@ def make_key_directory(directory: Path, keys: dict[str, str], owner: tuple[int, 
 def require_answer(address: str, port: int, netns: str | None) -> None:
     """`Unavailable` unless somebody listens there: QEMU, which stands still while it connects, is not to find out."""
     with linux_net.in_netns(netns):
-        connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        connection = _socket(address)
     with contextlib.closing(connection):
         connection.settimeout(CONNECT_S)
         try:
@@ -226,13 +217,17 @@ def require_answer(address: str, port: int, netns: str | None) -> None:
 
 
 def _bindable(address: str, port: int) -> bool:
-    with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)) as probe:
+    with contextlib.closing(_socket(address)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
         except OSError:
             return False
     return True
+
+
+def _socket(address: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
 
 
 def _word(volume_id: str) -> str:

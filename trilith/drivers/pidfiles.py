@@ -1,15 +1,32 @@
-"""Pidfiles that QEMU's programs write and keep locked for as long as they run."""
+"""QEMU's programs as processes that outlive us: started, and found again by the pidfile that each keeps locked."""
 
 import fcntl
 import os
 import select
 import signal
 import struct
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from trilith.kernel.errors import Unavailable
 
 FLOCK = "hhqqi4x"  # struct flock
+
+
+def start(words: Sequence[str], log: Path, pass_fds: Sequence[int] = ()) -> "subprocess.Popen[bytes]":
+    """Run a program in a session of its own; what it says is in the new file `log`."""
+    with open(log, "wb") as output:
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=pass_fds,
+            start_new_session=True,
+            cwd="/",
+            env={"PATH": f"{os.defpath}:/usr/sbin:/sbin", "LC_ALL": "C"},
+        )
 
 
 def holder(pidfile: Path, word: str) -> int | None:

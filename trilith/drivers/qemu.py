@@ -629,17 +629,7 @@ class Qemu:
             if incoming_fd is not None:
                 words += ["-incoming", f"fd:{incoming_fd}"]
                 passed.append(incoming_fd)
-            errors = stack.enter_context(open(home / "qemu.log", "wb"))
-            child = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=errors,
-                stderr=errors,
-                pass_fds=passed,
-                start_new_session=True,
-                cwd="/",
-                env={"PATH": f"{os.defpath}:/usr/sbin:/sbin", "LC_ALL": "C"},
-            )
+            child = pidfiles.start(words, home / "qemu.log", passed)
         with self._guard:
             self._children = [old for old in self._children if old.poll() is None] + [child]
         self._wait_launched(server_id, child)
@@ -738,9 +728,7 @@ class Qemu:
     def _execute(
         self, live: Live, name: str, arguments: Doc | None = None, fds: list[int] | None = None, timeout_s: float = 20.0
     ) -> Any:
-        if live.monitor is None:
-            raise Unavailable(f"{name}: not connected")
-        return live.monitor.execute(name, arguments, fds or (), timeout_s)
+        return _connected(live).execute(name, arguments, fds or (), timeout_s)
 
     def _refreshed(self, server_id: str) -> Live:
         """The running machine with a state that is not older than its last event, or than `REREAD_S`."""

@@ -88,11 +88,14 @@ def hash_password(password: str) -> str:
 
 def is_password(password: str, hashed: str | None) -> bool:
     """A wrong one takes as long for somebody who does not exist or has no password: `hashed` None."""
+    if not hashed:
+        bcrypt.checkpw(_short(password), _nobody().encode())
+        return False
     known = _known
-    if known is not None and hashed is not None and (password, hashed) in known:
+    if known is not None and (password, hashed) in known:
         return True
-    found = bcrypt.checkpw(_short(password), (hashed or _nobody()).encode()) and hashed is not None
-    if found and known is not None and hashed is not None:
+    found = bcrypt.checkpw(_short(password), hashed.encode())
+    if found and known is not None:
         known.add((password, hashed))
     return found
 

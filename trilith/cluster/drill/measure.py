@@ -59,16 +59,21 @@ def figures(samples: list[Doc], fault_at_s: float, mended_at_s: float | None = N
     late = [s["at_s"] + s["took_s"] for s in plain if s in after and s["took_s"] > slow_over_s]
     failed = [(at, at + took) for s in after for at, took, problem in s["tries"] if problem]
     second_s = math.inf if mended_at_s is None else mended_at_s
-    # what was on its way when it was mended is of the mending
-    outages = [[at for at, end in failed if end < second_s], [at for at, end in failed if end >= second_s]]
-    events = ((fault_at_s, -math.inf, second_s), (second_s, second_s, math.inf))
+
+    def event_s(ended_s: float) -> float:
+        """What was on its way when it was mended is of the mending."""
+        return fault_at_s if ended_s < second_s else second_s
+
+    outages: dict[float, list[float]] = {}
+    for at, end in failed:
+        outages.setdefault(event_s(end), []).append(at)
     problems: dict[str, int] = {}
     for problem in (tried[2] for s in after for tried in s["tries"] if tried[2]):
         problems[problem] = problems.get(problem, 0) + 1
     pings = [s for s in samples if "ping" in s]
     return Figures(
         requests=len(requests),
-        outage_s=sum(_span(moments_s, 1 / RATE) for moments_s in outages),
+        outage_s=sum(_span(moments_s, 1 / RATE) for moments_s in outages.values()),
         failed=sum(s["problem"] is not None for s in after),
         retried=sum(s["problem"] is None and len(s["tries"]) > 1 for s in after),
         usual_s=usual_s,
@@ -77,7 +82,7 @@ def figures(samples: list[Doc], fault_at_s: float, mended_at_s: float | None = N
             _added_in_a_row_s([s for s in requests if s["op"] == "work"], fault_at_s),
         ),
         slowest_s=max((s["took_s"] for s in plain if s in after), default=0.0),
-        slow_s=max((at - event for event, begin, end in events for at in late if begin <= at < end), default=0.0),
+        slow_s=max((at - event_s(at) for at in late), default=0.0),
         ping_s=max((_gap_s(pings, address) for address in _addresses(pings)), default=None),
         lag_s=max((s["lag_s"] for s in requests), default=0.0),
         problems=problems,
