@@ -123,3 +123,9 @@ def test_a_store_without_its_queue_says_so(store: Store) -> None:
     store.run(lambda tx: tx.execute(sa.text("DELETE FROM write_queue")))
     with pytest.raises(RuntimeError, match="write_queue"):
         store.run(lambda tx: None)
+
+
+def test_a_transaction_begins_with_all_that_any_node_has_committed(store: Store) -> None:
+    asked = sa.select(sa.literal_column("@@SESSION.wsrep_sync_wait"))
+    assert store.read(lambda tx: tx.scalar(asked)) == 1
+    assert store.run(lambda tx: tx.scalar(asked)) == 1

@@ -43,6 +43,7 @@ PROVIDER_OPTIONS = {
     "evs.suspect_timeout": "PT1S",
     "evs.inactive_timeout": "PT5S",
     "evs.install_timeout": "PT5S",
+    "repl.causal_read_timeout": "PT6S",  # less than a client waits for its answer
     "pc.recovery": "true",
     "socket.ssl": "yes",
     "socket.ssl_key": f"{TLS_DIRECTORY}/host.key",
