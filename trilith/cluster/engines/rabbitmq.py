@@ -40,6 +40,7 @@ MARK = f"{HOME}/trilith-incarnation"
 CTL_S = 30.0
 ASK_MEMBERS_S = 300.0  # each question starts an Erlang machine
 ASK_AGAIN_S = 20.0
+NICENESS = 10
 SETTLED_S = 4.0  # after a change: several often come together
 MEMORY_MB, DISK_FREE_MB = 400, 200  # absolute: a container sees the memory of all
 TICK_S = 4  # until a silent node counts as gone
@@ -64,7 +65,7 @@ class RabbitMq(UnitEngine):
     def units(self) -> list[ServiceUnit]:
         read = (CONF, ADVANCED, ENV, DEFINITIONS, PEERS_TLS, COOKIE, f"{TLS}/host.crt")
         # its start costs seconds of a processor, which requests do not wait for: it only wakes
-        return [ServiceUnit(UNIT, read, "Nice=10\n")]
+        return [ServiceUnit(UNIT, read, f"Nice={NICENESS}\n")]
 
     # configuration
 
@@ -175,13 +176,14 @@ class RabbitMq(UnitEngine):
         if not node.running:
             self._ask_at, self._members = 0.0, ()
             return replace(node, stuck_s=round(now - self._still_since, 1))
-        changed = now >= self._ask_at or (running, blank) != self._asked_about
-        if changed and now - self._still_since >= SETTLED_S:
-            self._asked_about = (running, blank)
+        # a member that was away and runs again has not changed the list
+        new = tuple(name for name in running if name not in self._members)
+        if (now >= self._ask_at or (blank, new) != self._asked_about) and now - self._still_since >= SETTLED_S:
             self._ask_at = now + ASK_AGAIN_S  # when there is no answer: on a busy host each question makes it worse
             with contextlib.suppress(Unavailable):
                 self._members = self.members()
                 self._ask_at = now + ASK_MEMBERS_S
+            self._asked_about = blank, tuple(name for name in running if name not in self._members)
         return replace(node, members=self._members)
 
     def members(self) -> tuple[str, ...]:
@@ -241,7 +243,7 @@ class RabbitMq(UnitEngine):
         self.view.units.start(UNIT, wait=False)
 
     def _ctl(self, *words: str) -> str:
-        argv = ["/usr/sbin/rabbitmqctl", "--quiet", *words]
+        argv = ["nice", "-n", str(NICENESS), "/usr/sbin/rabbitmqctl", "--quiet", *words]
         try:
             done = subprocess.run(argv, capture_output=True, text=True, timeout=CTL_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
