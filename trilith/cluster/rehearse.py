@@ -204,7 +204,7 @@ def up(file: Path, state: Path | None, say: Say, bare: bool = False) -> Rehearsa
         rehearsal.remove_strangers()
         rehearsal.make_hosts(say)
         if not bare:
-            _deploy(rehearsal, say)
+            deploy_to(rehearsal, say)
         return rehearsal
 
 
@@ -230,7 +230,7 @@ def the_only_state(given: Path | None) -> Path:
     raise Problem(f"Which one? Say --state with one of: {', '.join(map(str, there))}")
 
 
-def _deploy(rehearsal: Rehearsal, say: Say) -> None:
+def deploy_to(rehearsal: Rehearsal, say: Say) -> None:
     """By the same path as to any hosts. Their SSH keys are known here, so none is taken on trust."""
     from trilith.cluster.deploy import deploy  # here, because faults and status need none of it
     from trilith.cluster.deploy_directory import Deployment

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from trilith.cluster.drill import upgrade
 from trilith.cluster.drill.measure import Bar
 from trilith.cluster.drill.rehearsed import Rehearsed
 from trilith.cluster.drill.site import Site, one_of
@@ -17,7 +18,8 @@ KILL_REST_S = (0.3, 2.0)
 @dataclass(frozen=True)
 class Drill:
     """`inject` breaks something and says what; `heal`, `lasts_s` later, ends it where it does not end by itself.
-    `storm`: servers that are asked for in one request just before. `restarts`: machines may be started again."""
+    `storm`: servers that are asked for in one request just before; how long requests are slow is then no bar, because
+    the machines that boot take the processors of a rehearsal for minutes. `restarts`: machines may be started again."""
 
     name: str
     what: str
@@ -134,6 +136,17 @@ def everything(site: Site) -> str:
     return "power of every host, off and on"
 
 
+def rolled_forth(site: Site) -> str:
+    cluster = _rehearsed(site)
+    begun_s = time.monotonic()
+    cluster.roll(upgrade.next_version(cluster.scratch / "next"))
+    return f"every host runs a version with one more column, after {time.monotonic() - begun_s:.0f} s"
+
+
+def rolled_back(site: Site) -> None:
+    _rehearsed(site).roll(upgrade.this_version())
+
+
 def gather(site: Site) -> None:
     """Moves the SQL writer and RabbitMQ's leader to where the VIP is."""
     _rehearsed(site).gather()
@@ -191,10 +204,17 @@ DRILLS: dict[str, Drill] = {
         Drill("any-process", "any process, again and again", any_process, Bar(), cluster=False),
         Drill("everything", "power of everything", everything, Bar(outage_s=120.0), restarts=True),
         Drill(
+            "rolling-upgrade",
+            "a version with one more column, and back",
+            rolled_forth,
+            Bar(failed=0),
+            heal=rolled_back,
+        ),
+        Drill(
             "nastiest",
             "VIP, SQL writer and bus leader at once",
             power_cut,
-            Bar(outage_s=5.0, slow_s=15.0),
+            Bar(outage_s=5.0),
             heal=restore,
             lasts_s=20.0,
             before=gather,

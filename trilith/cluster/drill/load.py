@@ -78,7 +78,7 @@ class User(threading.Thread):
         self.starts, self.rest_s = starts, rest_s
         self.token = things.token
         self.random = random.Random(number)
-        self.images, self.image_bytes = IMAGES, IMAGE_BYTES
+        self.images, self.image_bytes, self.detaches = IMAGES, IMAGE_BYTES, True
         self.repeated = False  # the last request took more than one try
 
     def run(self) -> None:
@@ -107,7 +107,7 @@ class User(threading.Thread):
             if self.random.random() < 0.2:
                 self.copy(server, volume)
             self.attach(server, volume)
-            if self.random.random() < 0.5:
+            if self.detaches and self.random.random() < 0.5:
                 self.wait("volume", volume, "in-use")
                 self.detach(server, volume)
                 self.wait("volume", volume, "available")

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trilith.cluster.drill import upgrade
 from trilith.cluster.drill.site import Process
 from trilith.cluster.engines.keepalived import GIVE_WAY
 from trilith.cluster.rehearsal_host import SimulatedHost
@@ -179,6 +180,15 @@ class Rehearsed:
                     self._run(name, ["touch", GIVE_WAY])  # its keeper takes that away soon
             time.sleep(MOVE_EACH_S)
         self._run(writer, ["sh", "-c", 'rabbitmqctl --timeout 20 eval "$0" || true', TRANSFER])
+
+    def roll(self, version: Path) -> None:
+        """Deploys another version of the program, host by host."""
+        upgrade.roll(self._rehearsal.state, version)
+
+    @property
+    def scratch(self) -> Path:
+        """A directory that goes with the rehearsal."""
+        return self._rehearsal.state / "drill"
 
     # --- hosts
 

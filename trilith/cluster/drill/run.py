@@ -113,7 +113,7 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
     say(f"{drill.name}: measuring the usual for {BEFORE_S:.0f} s")
     measured = Measurement(stage.target())
     try:
-        with _users(stage, promises) as users:
+        with _users(stage, promises, detach=not drill.storm) as users:
             time.sleep(BEFORE_S)
             if drill.storm:
                 _storm(standing, drill.storm)
@@ -159,12 +159,14 @@ def wait_healthy(site: Site, limit_s: float, say: Say, steady_s: float = 0.0) ->
 
 
 @contextmanager
-def _users(stage: Stage, promises: Promises) -> Iterator[list[User]]:
-    """People at work; each ends the life that it is in."""
+def _users(stage: Stage, promises: Promises, detach: bool) -> Iterator[list[User]]:
+    """People at work; each ends the life that it is in. `detach`: they take volumes from machines too, which a guest
+    does only when it has booted."""
     ended = threading.Event()
     users = [stage.user(number, promises, ended, USER_REST_S) for number in range(USERS + 1)]
     users[USERS].images, users[USERS].image_bytes = 1.0, UPLOAD_BYTES
     for user in users:
+        user.detaches = detach
         user.start()
     try:
         yield users
