@@ -28,7 +28,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 # Those that a host needs of its own; all hosts would share the caller's otherwise.
 HIERARCHIES = ("freezer", "memory", "cpuacct", "systemd", "unified", "pids", "cpu")
 # Of this machine's processors, when they are short: real controllers do not share theirs with machines that boot.
-CPU_WEIGHT, CPU_WEIGHT_OF_MACHINES = 100, 60
+CPU_WEIGHT, CPU_WEIGHT_OF_MACHINES = 200, 60
 # Beyond nspawn's own: links and rules, locked memory, the kernel's log. None that could set this machine's clock.
 CAPABILITIES = "CAP_NET_ADMIN,CAP_IPC_LOCK,CAP_SYSLOG"
 SYSTEMD_REBOOT = signal.SIGRTMIN + 5  # what PID 1 understands as "reboot in good order"

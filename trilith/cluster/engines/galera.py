@@ -40,7 +40,7 @@ PROVIDER_OPTIONS = {
     "gcache.recover": "yes",
     "evs.keepalive_period": "PT0.3S",
     "evs.inactive_check_period": "PT0.2S",
-    "evs.suspect_timeout": "PT1S",
+    "evs.suspect_timeout": "PT1.5S",
     "evs.inactive_timeout": "PT5S",
     "evs.install_timeout": "PT5S",
     "repl.causal_read_timeout": "PT6S",  # less than a client waits for its answer
