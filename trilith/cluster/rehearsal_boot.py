@@ -98,12 +98,12 @@ def unplug(document: Document) -> None:
 
 def _boot(document: Document) -> int:
     """One life of the host; returns how nspawn ended."""
-    for group in document["cgroups"]:
+    for group, cpu_weight in document["groups"].items():
         os.makedirs(group, exist_ok=True)
-        _weigh(Path(group), document["cpu_weight"])
+        _weigh(Path(group), cpu_weight)
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-        "GROUPS_TO_ENTER": " ".join(document["cgroups"]),
+        "GROUPS_TO_ENTER": " ".join(document["groups"]),
         "OVERLAY_NAME": document["netns"],
         "OVERLAY": document["overlay"],
         "ROOT": document["root"],

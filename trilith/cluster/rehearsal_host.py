@@ -27,8 +27,12 @@ Condition = Literal["running", "booting", "paused", "off"]
 CGROUPS = Path("/sys/fs/cgroup")
 # Those that a host needs of its own; all hosts would share the caller's otherwise.
 HIERARCHIES = ("freezer", "memory", "cpuacct", "systemd", "unified", "pids", "cpu")
-# Of this machine's processors, when they are short: real controllers do not share theirs with machines that boot.
+# Of this machine's processors, when they are short. Where those have a tree of their own, a cluster's hosts are one
+# group in it, so that what comes first on one host (its database) comes before what yields on another (a machine that
+# boots): real hosts do not share theirs. In the one tree of newer kernels hosts have weights instead.
+SHARED = ("cpu",)
 CPU_WEIGHT, CPU_WEIGHT_OF_MACHINES = 200, 60
+SHARED_CPU_WEIGHT = 800
 # Beyond nspawn's own: links and rules, locked memory, the kernel's log. None that could set this machine's clock.
 CAPABILITIES = "CAP_NET_ADMIN,CAP_IPC_LOCK,CAP_SYSLOG"
 SYSTEMD_REBOOT = signal.SIGRTMIN + 5  # what PID 1 understands as "reboot in good order"
@@ -244,6 +248,11 @@ class SimulatedHost:
 
     # --- inside
 
+    def _cpu_weight(self, group: Path) -> int:
+        if group.parent.name in SHARED:
+            return SHARED_CPU_WEIGHT
+        return CPU_WEIGHT if {"control", "network"} & {*self._host.roles} else CPU_WEIGHT_OF_MACHINES
+
     def _prepare_boot(self) -> None:
         if self._image is None or not self._image.is_dir():
             raise Problem(f"The image of {self.name} is gone. To make it again: trilith rehearse up FILE")
@@ -252,8 +261,7 @@ class SimulatedHost:
             "netns": self._group,
             "fabric": self._fabric.netns,
             "links": self._fabric.links(self._host),
-            "cgroups": [str(path) for path in _groups(self._group)],
-            "cpu_weight": CPU_WEIGHT if {"control", "network"} & {*self._host.roles} else CPU_WEIGHT_OF_MACHINES,
+            "groups": {str(path): self._cpu_weight(path) for path in _groups(self._group)},
             "overlay": f"lowerdir={self._image},upperdir={self.place}/upper,workdir={self.place / WORK}",
             "root": str(self.place / MOUNT),
             "nspawn": [
@@ -337,10 +345,18 @@ class SimulatedHost:
             }
             rehearsal_boot.unplug(document)
         for group in _groups(self._group):
-            _remove_group(group)
+            if group.parent.name not in SHARED:
+                _remove_group(group)
         machine = _machine_name(self._fabric.cluster.name, self.name)
         with contextlib.suppress(OSError):
             Path(f"/run/systemd/nspawn/propagate/{machine}").rmdir()
+
+
+def remove_shared_groups(prefix: str) -> None:
+    """When no host of the cluster is left."""
+    for group in _groups(prefix):
+        if group.parent.name in SHARED:
+            _remove_group(group)
 
 
 def leftovers(prefix: str) -> set[str]:
@@ -364,7 +380,11 @@ def _hierarchies() -> list[Path]:
 
 
 def _groups(name: str) -> list[Path]:
-    return [hierarchy / name for hierarchy in _hierarchies()]
+    return [hierarchy / _group_in(hierarchy, name) for hierarchy in _hierarchies()]
+
+
+def _group_in(hierarchy: Path, name: str) -> str:
+    return name.partition("@")[0] if hierarchy.name in SHARED else name
 
 
 def _pids_below(group: Path) -> list[int]:

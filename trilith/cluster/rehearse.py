@@ -19,7 +19,7 @@ import msgspec
 from trilith.cluster import clouds_yaml, proc, rehearsal_fabric
 from trilith.cluster.cluster_file import ClusterFile, Host, read
 from trilith.cluster.rehearsal_fabric import Fabric
-from trilith.cluster.rehearsal_host import SimulatedHost, leftovers
+from trilith.cluster.rehearsal_host import SimulatedHost, leftovers, remove_shared_groups
 from trilith.cluster.rehearsal_image import host_image
 from trilith.cluster.state import Problem, locked, write_file
 from trilith.drivers import linux_net
@@ -149,6 +149,7 @@ class Rehearsal:
     def remove(self) -> None:
         """Everything: hosts, their disks, networks, the state directory."""
         self._delete_hosts(self._all_names())
+        remove_shared_groups(self.fabric.host_prefix)
         self.fabric.remove()
         shutil.rmtree(self.state)
 
