@@ -32,7 +32,7 @@ HIERARCHIES = ("freezer", "memory", "cpuacct", "systemd", "unified", "pids", "cp
 # boots): real hosts do not share theirs. In the one tree of newer kernels hosts have weights instead.
 SHARED = ("cpu",)
 CPU_WEIGHT, CPU_WEIGHT_OF_MACHINES = 200, 60
-SHARED_CPU_WEIGHT = 800
+SHARED_CPU_WEIGHT = 100  # as much as a client has that measures it
 # Beyond nspawn's own: links and rules, locked memory, the kernel's log. None that could set this machine's clock.
 CAPABILITIES = "CAP_NET_ADMIN,CAP_IPC_LOCK,CAP_SYSLOG"
 SYSTEMD_REBOOT = signal.SIGRTMIN + 5  # what PID 1 understands as "reboot in good order"
