@@ -103,12 +103,25 @@ def _wanted(disk: Row, volumes: dict[str, Row]) -> bool:
 
 
 def _disk(row: Row, disk: Row, volumes: dict[str, Row]) -> Row:
+    from trilith.volume.exports import is_shared
     from trilith.volume.volumes import disk_document
 
-    names = ("device", "kind", "boot_index", "image_id", "image_format", "size_gib", "label", "size_mib", "tag")
+    names = (
+        "device",
+        "kind",
+        "boot_index",
+        "image_id",
+        "image_format",
+        "size_gib",
+        "label",
+        "size_mib",
+        "tag",
+        "shared",
+    )
     document = {name: disk[name] for name in names if name in disk}
     if disk["kind"] == "volume":
         document |= disk_document(volumes[disk["volume_id"]], disk["attachment_id"], row["host"])
+        document["shared"] = is_shared(volumes[disk["volume_id"]], row["host"])
     return document
 
 

@@ -351,6 +351,17 @@ class Qemu:
         with self._lock(server_id):
             self._terminate(server_id)
 
+    def stop_shared(self) -> set[str]:
+        """For when another host may start them: end at once every machine whose disks are all shared, waiting for no
+        lock and no answer. Returns those that still run."""
+        found = set()
+        for server_id in self.known():
+            disks, pid = self._read(server_id)["disks"], self._pid(server_id)
+            if pid is not None and all(disk.get("shared") or "nbd" in disk for disk in disks):
+                found.add(server_id)
+                self._send_kill(server_id, pid)
+        return found
+
     # ---- devices of a running machine
 
     def attach_disk(self, server_id: str, disk: Doc, image_path: ImagePath) -> None:
@@ -530,7 +541,7 @@ class Qemu:
             record["port"] = command.disk_port(disk["device"], {d["port"] for d in spec["disks"]})
         except ValueError as error:
             raise Refused(f"Cannot attach {disk['device']}: {error}.") from error
-        record["boot_index"] = disk.get("boot_index")
+        record.update(boot_index=disk.get("boot_index"), shared=bool(disk.get("shared")))
         if disk["kind"] == "volume" and disk.get("nbd"):
             record.update(format="raw", volume_id=disk["volume_id"], size_gib=disk["size_gib"])
             record["nbd"] = {name: value for name, value in disk["nbd"].items() if name != "key"}
@@ -670,6 +681,11 @@ class Qemu:
         pid = self._pid(server_id)
         if pid is None:
             return
+        self._send_kill(server_id, pid)
+        if not self._await_exit(server_id, 10.0):
+            raise Unavailable(f"QEMU process {pid} does not die.")
+
+    def _send_kill(self, server_id: str, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             fd = os.pidfd_open(pid)
             try:
@@ -677,8 +693,6 @@ class Qemu:
                     signal.pidfd_send_signal(fd, signal.SIGKILL)
             finally:
                 os.close(fd)
-        if not self._await_exit(server_id, 10.0):
-            raise Unavailable(f"QEMU process {pid} does not die.")
 
     def _await_exit(self, server_id: str, timeout_s: float) -> bool:
         pid = self._pid(server_id)

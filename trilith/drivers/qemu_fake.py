@@ -151,6 +151,14 @@ class FakeQemu:
             if server_id in self.known() and self._read(server_id)["process"]:
                 self._change(server_id, process=False, power="running")  # which without a process is crashed
 
+    def stop_shared(self) -> set[str]:
+        with self._lock:
+            running = {server_id for server_id in self.known() if self._read(server_id)["process"]}
+            shared = {key for key in running if all(map(_is_shared, self._read(key)["disks"]))}
+            for server_id in shared:
+                self.kill(server_id)
+        return set()
+
     def attach_disk(self, server_id: str, disk: Doc, image_path: ImagePath) -> None:
         with self._lock:
             world = self._read(server_id)
@@ -247,6 +255,10 @@ class FakeQemu:
         part = self.directory / server_id / "world.part"
         part.write_text(json.dumps(world))
         part.rename(self.directory / server_id / "world.json")  # not synced: it is to survive a kill, not a power cut
+
+
+def _is_shared(disk: Doc) -> bool:
+    return bool(disk.get("shared") or disk.get("nbd"))
 
 
 def _write_empty_qcow2(target: Path) -> None:
