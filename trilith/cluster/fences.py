@@ -29,7 +29,7 @@ def _switch(state: State, host: str, fencing: Fencing) -> Fence | None:
         return None
     password = partial(_password, state.secrets / FENCE_PASSWORDS, host)
     if fencing.driver == "ipmi":
-        return IpmiSwitch(fencing.address, fencing.user, password)
+        return IpmiSwitch(fencing.address, fencing.user, password, fencing.cipher)
     if fencing.driver == "redfish":
         return RedfishSwitch(fencing.address, fencing.user, password, _tls(state, fencing), fencing.system)
     return None
