@@ -68,7 +68,7 @@ class Machines:
             "snapshot": self._snapshot,
             "upload_snapshot": self._upload_snapshot,
         }
-        for name in ("cont", "pause", "suspend", "powerdown", "end", "kill", "destroy"):
+        for name in ("cont", "pause", "suspend", "powerdown", "end", "kill", "destroy", "note_crash"):
             self._acts[name] = getattr(driver, name)
         for name in ("detach_disk", "resize_volume", "drop_snapshot"):
             self._acts[name] = getattr(driver, name)
