@@ -132,6 +132,21 @@ def test_no_fence_no_takeover_until_the_operator_says_so(tmp_path: Path) -> None
     all_run_once(world)
 
 
+def test_a_host_with_nothing_to_move_is_left_alone(tmp_path: Path) -> None:
+    """Its machines may run on, behind a link that is cut."""
+    world = World(tmp_path)
+    world.server("local", "h1", shared=False)
+    world.run(SETTLE_S)
+    world.host("h1").linked = False
+    world.run(60)
+    assert world.state("h1") == "down-unfenced"
+    assert world.runs() == {"local": ["h1"]}
+    assert "left alone" in world.last("h1")["why"]
+    world.host("h1").linked = True
+    world.run(10)
+    assert world.last("h1")["state"] == "false-alarm"
+
+
 def test_a_switch_that_does_not_answer(world: World) -> None:
     host = world.host("h1")
     host.linked, host.switch_works = False, False

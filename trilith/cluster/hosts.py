@@ -1,5 +1,6 @@
 """`trilith hosts` and what an operator says of a host: what SQL knows, on a controller."""
 
+import textwrap
 import threading
 import time
 from datetime import UTC, datetime
@@ -173,11 +174,9 @@ def history_as_text(document: Doc) -> str:
 
 
 def _folded(indent: str, sentences: list[str]) -> list[str]:
-    import textwrap
-
-    return [
-        line for each in sentences for line in textwrap.wrap(each, 79, initial_indent=indent, subsequent_indent="  ")
-    ]
+    """A command that is to be typed is never broken at its hyphens."""
+    folds: Doc = {"width": 79, "initial_indent": indent, "subsequent_indent": "  ", "break_on_hyphens": False}
+    return [line for each in sentences for line in textwrap.wrap(each, **folds)]
 
 
 def _clock(at_s: float) -> str:

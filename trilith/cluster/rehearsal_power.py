@@ -166,7 +166,7 @@ def make_password(root: Path) -> None:
         write_file(file, f"{secrets.token_urlsafe(18)}\n".encode())
 
 
-def start(root: Path, authority: Path, address: str) -> None:
+def start(root: Path, authority: Path, address: str, port: int = PORT) -> None:
     """Returns when it serves; one that serves already is left alone. `authority`: of the cloud, which hosts trust."""
     place = directory(root)
     certificates.keep_certificate(certificates.read_ca(authority), place, "switch", [address])
@@ -175,7 +175,7 @@ def start(root: Path, authority: Path, address: str) -> None:
     if not free:
         return
     with open(place / "log", "ab") as log:
-        words = [sys.executable, "-m", "trilith.cluster.rehearsal_power", str(root), address]
+        words = [sys.executable, "-m", "trilith.cluster.rehearsal_power", str(root), address, str(port)]
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     deadline = time.monotonic() + START_S
     while not (place / "serves").exists() or (place / "serves").read_text() != str(process.pid):
@@ -199,7 +199,7 @@ def stop(root: Path) -> None:
             raise Problem(f"The rehearsal's power switches (process {lock.read_text().strip()}) do not end.")
 
 
-def serve(root: Path, address: str) -> None:
+def serve(root: Path, address: str, port: int) -> None:
     """The process; until it is told to end."""
     from trilith.cluster.rehearse import Rehearsal
 
@@ -211,10 +211,10 @@ def serve(root: Path, address: str) -> None:
         tls.load_cert_chain(place / "switch.crt", place / "switch.key")
         password = (place / "password").read_text().strip()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        with Service((address, PORT), tls, password, lambda: {h.name: h for h in Rehearsal(root).hosts}) as service:
+        with Service((address, port), tls, password, lambda: {h.name: h for h in Rehearsal(root).hosts}) as service:
             write_file(place / "serves", str(os.getpid()).encode())
             service.serve_forever()
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), sys.argv[2])
+    serve(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

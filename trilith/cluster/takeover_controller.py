@@ -235,8 +235,12 @@ class TakeoverController:
             "knocked": barred_s is not None and (row["knocked_at_s"] or 0.0) > barred_s,
             "fence": {"stopped_after_s": stops.get("stopped_after_s")},
             "takeover": under_way,
+            "movable": 0,
             "machines": [],
         }
+        if under_way is not None and under_way["state"] in ("suspect", "down-unfenced") and barred_s is None:
+            rows = takeover.machines(tx, under_way, self.policy.priority)
+            host["movable"] = sum(takeover.stays(tx, each, self.policy.priority) is None for each in rows)
         if under_way is not None and under_way["state"] == "fenced":
             tried = {move["server_id"]: now_s - move["at_s"] for move in under_way["moves"]}
             left = takeover.machines(tx, under_way, self.policy.priority)

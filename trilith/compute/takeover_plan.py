@@ -18,6 +18,7 @@ cloud:
         fencing     of the power switch: None, ``busy``, ``off``, or a sentence that says why not
         knocked     whether it asked for a lease since it is barred
         takeover    None, or its row (see `takeovers`)
+        movable     while it is not: how many of its machines could start elsewhere
         machines    while it is fenced: ``server_id again_s`` of those that are to be started elsewhere; again_s: how
                     long ago no room was found, None for those that were not tried
 
@@ -36,6 +37,9 @@ ASK_AGAIN_S = 3.0
 SETTLED_S = 5.0  # a host that is back has ended by then what is not its own any more
 ROOM_AGAIN_S = 5.0
 LEAST_FOR_BRAKE = 2
+NOTHING_TO_MOVE = (
+    "It is left alone: it has no machine that could start elsewhere. What it has runs again when it is back."
+)
 FREE = "The takeovers go on after: trilith host release-brake"
 
 
@@ -139,6 +143,8 @@ def _suspect(want: Doc, host: Doc, held: bool) -> list[Act]:
         return _say(host, doubt) + asking
     if held:
         return _say(host, f"Too many hosts are lost at once: nothing is touched. {FREE}") + asking
+    if not host["movable"]:
+        return [_act("give_up", host, why=NOTHING_TO_MOVE, opinion=opinion["witnesses"])]
     if can_be_fenced(host):
         return [_act("condemn", host, opinion=opinion["witnesses"])]
     return [_act("give_up", host, why=no_fence(host), opinion=opinion["witnesses"])]
@@ -173,7 +179,8 @@ def _down(want: Doc, host: Doc, held: bool) -> list[Act]:
     if row["times"].get("barred") is None:
         if not _silent(want, host):
             return [_act("clear", host)]
-        go_on = row["word_given"] or (can_be_fenced(host) and not held and not host["maintenance"])
+        go_on = host["movable"] and can_be_fenced(host) and not held and not host["maintenance"]
+        go_on = go_on or row["word_given"]
         return [_act("condemn", host)] if go_on else []
     if host["knocked"] or not _silent(want, host):
         return [_act("call_off", host)]  # it lives, and nothing was done to it yet
