@@ -35,7 +35,7 @@ def build(
     source: HttpSource,
     network: HostNetwork | FakeHostNetwork | None,
     on_change: Callable[[], None],
-    lease: HostLease,
+    lease: HostLease | None = None,
 ) -> Host:
     """Drivers and reconcilers of this host. `network`: of its machines, None where it has none; `on_change` is called
     when a machine changes by itself."""
@@ -45,7 +45,7 @@ def build(
     if network is None:
         return Host([Volumes(volumes_driver(settings, None, owner), images)], None)
     driver = machines_driver(settings, on_change)
-    machines = Machines(driver, network, images, lambda: lease.ended)
+    machines = Machines(driver, network, images, lambda: lease is not None and lease.ended)
     return Host([machines, Volumes(volumes_driver(settings, driver, owner), images)], machines)
 
 
