@@ -37,7 +37,7 @@ class Lab:
         settings = Settings(cloud_id="1", host="w", cluster=self.cluster)
         view = HostView(self.state, settings, lambda host: self.seen)
         KeeperApi(view, dict, {}).start("127.0.0.1", self.port)
-        self.witnesses = Witnesses(self.state, self.cluster, self.port)
+        self.witnesses = Witnesses(self.state, self.cluster, "c1", self.port)
         eventually(lambda: self.witnesses.ask("s")["w"] is not None, "the keeper serves")
 
 
@@ -60,17 +60,21 @@ def test_nobody_is_his_own_witness(lab: Lab) -> None:
     assert set(lab.witnesses.ask("w")) == {"s", "off"}
 
 
+def test_nor_is_the_asker(lab: Lab) -> None:
+    assert set(Witnesses(lab.state, lab.cluster, "w", lab.port).ask("s")) == {"off"}
+
+
 def test_who_has_no_secret_is_told_nothing(lab: Lab) -> None:
     write_file(lab.state.secrets / "keeper", b"another\n")
     stranger = State(lab.state.root.with_name("stranger"))
     stranger.tls.mkdir(parents=True)
     (stranger.tls / "ca.crt").write_bytes((lab.state.tls / "ca.crt").read_bytes())
     write_file(stranger.secrets / "keeper", b"secret\n")
-    assert Witnesses(stranger, lab.cluster, lab.port).ask("s")["w"] is None
+    assert Witnesses(stranger, lab.cluster, "c1", lab.port).ask("s")["w"] is None
 
 
 def test_a_host_that_is_not_in_the_file(lab: Lab) -> None:
     others = [*lab.cluster.hosts, Host(name="new", address="127.0.0.3")]
-    newer = Witnesses(lab.state, msgspec.structs.replace(lab.cluster, hosts=others), lab.port)
+    newer = Witnesses(lab.state, msgspec.structs.replace(lab.cluster, hosts=others), "c1", lab.port)
     assert newer.ask("new")["w"] is None
     assert second_opinion.PATH == "/reach/"

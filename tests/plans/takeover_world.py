@@ -10,7 +10,7 @@ from typing import Any
 import trilith.cluster.services  # noqa: F401 - every noun of every service
 from tests.client import client, token
 from trilith.agent.lease import HostLease, SelfFence
-from trilith.cluster.takeover_controller import KEY, LEADS_S, Policy, TakeoverController
+from trilith.cluster.takeover_controller import KEY, LEADS_S, Policy, Switch, TakeoverController
 from trilith.compute import takeovers
 from trilith.compute.servers import SERVER
 from trilith.compute.takeovers import TAKEOVER
@@ -75,6 +75,10 @@ class SimHost:
         self.fence = SelfFence(self.lease, self._stop_shared)
         self.agent, self.epoch, self._beat_at_s, self._wants_at_s = True, 0, 0.0, 0.0
 
+    def power_on(self, wait: bool = True) -> None:
+        if not self.on:
+            self.switch_on()
+
     def power_off(self) -> None:
         if not self.switch_works:
             raise Unavailable("it does not answer")
@@ -136,7 +140,8 @@ class SimController:
         self.dead = False
         self._acts, self._left = 0, None
         holder = Holder(world.store, KEY, name, LEADS_S, clock=world.clock)
-        fences = {host.name: (world.driver, host) for host in world.hosts if world.driver == "redfish"}
+        fences = {host.name: Switch(world.driver, host, world.power_on) for host in world.hosts}
+        fences = fences if world.driver == "redfish" else {}
         inner = TakeoverController(holder, world.policy, self, fences, world, world.clock, AtOnce())
         self.inner, self.kind = inner, inner.kind
         self.plan, self.observe, self.known = inner.plan, inner.observe, inner.known
@@ -176,7 +181,8 @@ class SimController:
         """As a witness's keeper: each other host and controller."""
         others = [host for host in self.world.hosts if host.name != suspect]
         found: Doc = {host.name: self._sees(host.answers, suspect) for host in others}
-        return found | {each.name: self._sees(each.linked, suspect) for each in self.world.controllers}
+        peers = [each for each in self.world.controllers if each is not self]
+        return found | {each.name: self._sees(each.linked, suspect) for each in peers}
 
     def _sees(self, witness_answers: bool, suspect: str) -> Doc | None:
         if not (self.linked and witness_answers):
@@ -188,8 +194,16 @@ class World:
     """`self_stops`: agents stop their machines by themselves, and are trusted to."""
 
     def __init__(
-        self, directory: Path, hosts: int = 4, driver: str = "redfish", self_stops: bool = False, **policy: Any
+        self,
+        directory: Path,
+        hosts: int = 4,
+        driver: str = "redfish",
+        self_stops: bool = False,
+        power_on: bool = False,
+        gateway: bool = False,
+        **policy: Any,
     ) -> None:
+        self.power_on, self.served = power_on, True
         self.directory, self.driver, self.policy = directory, driver, Policy(**policy)
         self.stop_after_s = 20.0 if self_stops else None
         self._now_s = time.time()
@@ -202,6 +216,10 @@ class World:
         names = [f"h{number}" for number in range(1, hosts + 1)]
         self.store.run(lambda tx: [register(tx, name, f"id-{name}", ["compute"], "nova") for name in names])
         self.hosts = [SimHost(self, name) for name in names]
+        self.gateways: list[SimHost] = []
+        if gateway:
+            self.store.run(lambda tx: register(tx, "g1", "id-g1", ["network"], "nova"))
+            self.gateways = [SimHost(self, "g1")]
         self.controllers: list[SimController] = []
         self.controllers = [SimController(self, f"c{number}") for number in (1, 2, 3)]
 
@@ -222,7 +240,7 @@ class World:
     # what hosts, fences and storage do
 
     def ask(self, host: SimHost, method: str, what: str, body: Doc | None = None) -> Doc | None:
-        if not host.linked:
+        if not (host.linked and self.served):
             return None
         answer = self.api(method, f"/agent/v1/hosts/{host.name}/{what}", token("host", host=host.name), body)
         return answer.json if answer.status == 200 else None
@@ -244,9 +262,9 @@ class World:
         until_s = self._now_s + for_s
         while self._now_s < until_s:
             self._now_s += STEP_S
-            for host in self.hosts:
+            for host in self.hosts + self.gateways:
                 host.step()
-            if self._now_s % 1.0 < STEP_S:
+            if self.served and self._now_s % 1.0 < STEP_S:
                 for controller in self.controllers:
                     controller.step()
             self._count()

@@ -249,6 +249,38 @@ def test_the_databases_clock_jumps(tmp_path: Path) -> None:
     all_run_once(world)
 
 
+@pytest.mark.parametrize("late_s", [5, 30, 50])
+def test_after_an_outage_of_everything_hosts_are_waited_for(tmp_path: Path, late_s: float) -> None:
+    """Also the only compute host, which no brake is for, and which boots more slowly than the controllers."""
+    world = World(tmp_path, hosts=1, gateway=True)
+    world.server("m1", "h1")
+    world.run(SETTLE_S)
+    world.served = False
+    world.host("h1").power_off()
+    world.run(120)
+    world.served = True
+    world.run(late_s)
+    assert "fence h1" not in " ".join(world.acts)
+    world.host("h1").switch_on()
+    world.run(60)
+    assert world.last("h1")["state"] == "false-alarm"
+    all_run_once(world)
+
+
+def test_a_host_is_switched_on_again_where_that_is_asked_for(tmp_path: Path) -> None:
+    world = settled(World(tmp_path, power_on=True))
+    world.host("h1").linked = False
+    world.run(30)
+    assert world.where()["m1"] != "h1"
+    assert world.host("h1").on
+    assert world.host("h1").boot == 2
+    world.run(30)
+    world.host("h1").linked = True
+    world.run(30)
+    assert world.last("h1")["state"] == "returned"
+    all_run_once(world)
+
+
 def count_of_acts(tmp_path: Path) -> int:
     world = settled(World(tmp_path / "count"))
     world.controllers = world.controllers[:1]

@@ -34,6 +34,8 @@ class Fencing(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     "PEM, on the controllers, that the switch's certificate is verified against; default: the cloud's own, then theirs."
     cipher: Annotated[int, msgspec.Meta(ge=1, le=17)] | None = None
     "IPMI's cipher suite; default: the switch is asked, which takes seconds where it does not say."
+    power_on: bool = False
+    "Whether the switch puts the host on again, when its machines run elsewhere."
     or_self: bool = False
     "Whether the agent's own is trusted too: a switch that lost its power with its host never answers."
     stop_after_s: Annotated[float, msgspec.Meta(ge=15, le=300)] = 20.0

@@ -95,7 +95,9 @@ def _takeover(state: State, settings: Settings, store: Store) -> "TakeoverContro
     asked = settings.cluster.takeover
     policy = Policy(asked.brake_share, asked.window_s, asked.confirm_s, asked.reserve_hosts, asked.priority)
     lease = Holder(store, KEY, f"controller:{settings.host}", LEADS_S)
-    return TakeoverController(lease, policy, Witnesses(state, settings.cluster), fences_of(state, settings))
+    return TakeoverController(
+        lease, policy, Witnesses(state, settings.cluster, settings.host), fences_of(state, settings)
+    )
 
 
 def _sweep(state: State, settings: Settings, store: Store, ended: threading.Event) -> None:

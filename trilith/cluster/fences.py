@@ -8,19 +8,19 @@ from pathlib import Path
 
 from trilith.cluster.cluster_file import Fencing
 from trilith.cluster.state import FENCE_PASSWORDS, Settings, State
-from trilith.cluster.takeover_controller import Fence
+from trilith.cluster.takeover_controller import Fence, Switch
 from trilith.drivers.fence_ipmi import IpmiSwitch
 from trilith.drivers.fence_redfish import RedfishSwitch
 from trilith.kernel.errors import Unavailable
 
 
-def fences_of(state: State, settings: Settings) -> dict[str, tuple[str, Fence]]:
-    """Host -> kind and switch; hosts without one are missing. Files are read when a switch is asked."""
-    found: dict[str, tuple[str, Fence]] = {}
+def fences_of(state: State, settings: Settings) -> dict[str, Switch]:
+    """By host; those without one are missing. Files are read when a switch is asked."""
+    found: dict[str, Switch] = {}
     for host in settings.cluster.with_role("compute"):
         fencing = settings.cluster.fencing_of(host)
         if (switch := _switch(state, host.name, fencing)) is not None:
-            found[host.name] = fencing.driver, switch
+            found[host.name] = Switch(fencing.driver, switch, fencing.power_on)
     return found
 
 

@@ -47,11 +47,12 @@ async def _answers(address: str | None, port: int) -> bool | None:
 
 
 class Witnesses:
-    """Asks keepers, this host's own among them. Controllers are asked first, then the other hosts."""
+    """Asks keepers of hosts other than `own`: a second opinion is somebody else's. Controllers are asked first."""
 
-    def __init__(self, state: State, cluster: ClusterFile, port: int = KEEPER_PORT) -> None:
+    def __init__(self, state: State, cluster: ClusterFile, own: str, port: int = KEEPER_PORT) -> None:
         self._state, self._port = state, port
-        self._hosts = sorted(cluster.hosts, key=lambda host: "control" not in host.roles)
+        others = [host for host in cluster.hosts if host.name != own]
+        self._hosts = sorted(others, key=lambda host: "control" not in host.roles)
 
     def ask(self, suspect: str) -> Doc:
         """Name of a witness -> what `reach` says there; None: it does not answer."""

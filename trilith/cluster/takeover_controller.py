@@ -27,6 +27,7 @@ KEY = "takeover"
 LOOK_S = 1.0
 LEADS_S = 6.0  # after which another controller goes on when this one is gone
 GAP_S = 5.0  # between two looks: more means that we slept
+UNWATCHED_S = 10.0  # without any looker, the database or all controllers were away, and no host could be heard
 JUMP_S = 2.0  # between our clock and the database's
 FENCE_AGAIN_S = 3.0
 WORKERS = 8
@@ -37,6 +38,20 @@ class Fence(Protocol):
 
     def power_off(self) -> None:
         """Returns when the switch says that the host is off. `Unavailable` or `Refused` say why it is not."""
+
+    def power_on(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A host's power switch; `driver`: redfish or ipmi. `power_on`: whether it is switched on again afterwards."""
+
+    driver: str
+    switch: Fence
+    power_on: bool = False
+
+
+NO_SWITCH: Doc = {"driver": "none", "power_on": False}
 
 
 class SharedStorage(Protocol):
@@ -95,8 +110,7 @@ def boot_clock_s() -> float:
 
 
 class TakeoverController:
-    """`run()` is a thread's work until `stop()`. A reconciler of one key. `fences`: host -> its power switch, and what
-    kind it is."""
+    """`run()` is a thread's work until `stop()`. A reconciler of one key. `fences`: by host."""
 
     kind = KEY
 
@@ -105,7 +119,7 @@ class TakeoverController:
         lease: Holder,
         policy: Policy,
         witnesses: Witnesses,
-        fences: Mapping[str, tuple[str, Fence]],
+        fences: Mapping[str, Switch],
         storage: SharedStorage | None = None,
         clock: Callable[[], float] = boot_clock_s,
         pool: Executor | None = None,
@@ -116,7 +130,7 @@ class TakeoverController:
         self._clock = clock
         self._pool = pool or ThreadPoolExecutor(WORKERS, thread_name_prefix="takeover")
         self._last: tuple[float, float] | None = None  # our clock and the database's, at the look before
-        self._epoch = 0
+        self._epoch, self._unwatched = 0, False
         self._silent_since: dict[str, float] = {}
         self._heard_since: dict[str, float] = {}
         self._asked: dict[str, Work] = {}  # by host
@@ -137,7 +151,7 @@ class TakeoverController:
             self._last = None
             return {}
         if lease.epoch != self._epoch:  # others may have done anything meanwhile
-            self._epoch, self._last = lease.epoch, None
+            self._epoch, self._last, self._unwatched = lease.epoch, None, lease.free_s > UNWATCHED_S
         return {KEY: self.want()}
 
     def want(self) -> Doc:
@@ -165,7 +179,7 @@ class TakeoverController:
         self._collect()
         for host in seen["hosts"]:
             self._add_own(host, begun_s)
-        return seen | {"awake": awake}
+        return seen | {"awake": awake, "unwatched": self._unwatched}
 
     def _is_awake(self, clock_s: float, database_s: float) -> bool:
         last, self._last = self._last, (clock_s, database_s)
@@ -202,7 +216,8 @@ class TakeoverController:
         told = self._opinions.get(name)
         host["opinion"] = {"age_s": now_s - told[0], "witnesses": told[1]} if told else None
         host["storage"] = told[2] if told else None
-        host["fence"]["driver"] = self._fences[name][0] if name in self._fences else "none"
+        fence = self._fences.get(name)
+        host["fence"] |= {"driver": fence.driver, "power_on": fence.power_on} if fence else NO_SWITCH
         host["fencing"] = self._power(row["id"]) if row else None
 
     def _power(self, takeover_id: str) -> str | None:
@@ -221,9 +236,12 @@ class TakeoverController:
     def _look(self, tx: Tx) -> Doc:
         now_s, under_way = tx.now_s(), takeovers.under_way(tx)
         control = takeovers.control(tx)
-        rows = [row for row in tx.rows(HOST) if "compute" in row["roles"]]
-        hosts = [self._host(tx, row, under_way.get(row["name"]), now_s) for row in sorted(rows, key=_name)]
-        return {"now_s": now_s, "brake": control["brake"], "reserve_hosts": control["reserve_hosts"], "hosts": hosts}
+        rows = sorted(tx.rows(HOST), key=_name)
+        computes = [row for row in rows if "compute" in row["roles"]]
+        hosts = [self._host(tx, row, under_way.get(row["name"]), now_s) for row in computes]
+        silent = [lapsed_s(row, now_s) > LEASE_S for row in rows if row["epoch"]]
+        told = {name: control[name] for name in ("brake", "calm_until_s", "reserve_hosts")}
+        return {"now_s": now_s, "all_silent": all(silent), **told, "hosts": hosts}
 
     def _host(self, tx: Tx, row: Row, under_way: Row | None, now_s: float) -> Doc:
         barred_s = (under_way or {"times": {}})["times"].get("barred")
@@ -252,8 +270,9 @@ class TakeoverController:
         if self._last is None or self._clock() - self._last[0] > GAP_S:
             raise Unavailable("we were asleep; look anew")
         args = dict(act.args)
-        if act.do in ("brake", "reserve"):
+        if act.do in ("brake", "reserve", "calm"):
             self._lease.run(lambda tx: getattr(self, f"_{act.do}")(tx, **args))
+            self._unwatched = self._unwatched and act.do != "calm"
             return
         host = args.pop("host")
         match act.do:
@@ -261,6 +280,9 @@ class TakeoverController:
                 self._ask(host)
             case "fence":
                 self._fence(host)
+            case "switch_on":
+                self._lease.run(lambda tx: self._note(tx, host, "power_on"))
+                self._pool.submit(self._fences[host].switch.power_on)
             case "cut_storage":
                 self._lease.run(lambda tx: self._under_way(tx, host, "fenced"))
                 self._storage.cut_off(host)
@@ -288,7 +310,7 @@ class TakeoverController:
                 raise Unavailable(f"host {host} is not to be fenced any more")
             return str(row["id"])
 
-        takeover_id, switch = self._lease.run(may), self._fences[host][1]
+        takeover_id, switch = self._lease.run(may), self._fences[host].switch
         self._switched[takeover_id] = Work(self._clock(), self._pool.submit(_switch_off, switch))
 
     # in SQL: under the lease, each in one transaction that looks once more
@@ -300,6 +322,9 @@ class TakeoverController:
         takeovers.set_control(tx, brake=brake)
         if (brake is None) != (row["brake"] is None):
             log.error("storm brake: %s", brake or "it holds no more")
+
+    def _calm(self, tx: Tx, until_s: float) -> None:
+        takeovers.set_control(tx, calm_until_s=until_s)
 
     def _reserve(self, tx: Tx, amount: int) -> None:
         takeovers.set_control(tx, reserve_hosts=amount)

@@ -6,7 +6,7 @@ from typing import Any
 
 from trilith.compute.aggregates import AGGREGATE, zone_of
 from trilith.compute.servers import servers_on
-from trilith.compute.takeovers import change_host
+from trilith.compute.takeovers import change_host, forget
 from trilith.compute.versions import COMPUTE
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Choice, Flag, Member, Object, Text
@@ -153,4 +153,5 @@ def delete(ctx: Ctx) -> None:
     for aggregate in ctx.tx.rows(AGGREGATE):
         if host["name"] in aggregate["hosts"]:
             ctx.tx.update(AGGREGATE, aggregate, hosts=[name for name in aggregate["hosts"] if name != host["name"]])
+    forget(ctx.tx, host["name"])
     ctx.tx.delete(HOST, host)

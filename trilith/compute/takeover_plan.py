@@ -6,6 +6,9 @@ cloud:
     awake    whether the looker has looked without a pause, by clocks that agree; else all he knows may be old
     now_s    the database's clock
     brake    None, or ``since_s over_s hosts released_s``
+    all_silent      whether no host of any role is heard
+    unwatched       whether nobody looked for a while: no host could be heard then
+    calm_until_s    after either, hosts that come back are waited for
     reserve_hosts   as the scheduler knows it
     hosts    of each compute host:
         name maintenance silent_s (None: never heard)
@@ -13,8 +16,8 @@ cloud:
         opinion     None, or ``age_s`` and ``witnesses``: name -> None (did not answer), or ``management tunnel``
         asking      whether one is on its way
         storage     whether storage still sees it; None: nobody knows
-        fence       what can be done: ``driver`` (redfish, ipmi, self, none), ``stopped_after_s`` (so long after its
-                    last heartbeat its own agent has stopped everything; None: it is not trusted to)
+        fence       what can be done: ``driver`` (redfish, ipmi, none), ``power_on`` (afterwards), ``stopped_after_s`` (
+                    so long after its last heartbeat its agent has stopped everything; None: it is not trusted to)
         fencing     of the power switch: None, ``busy``, ``off``, or a sentence that says why not
         knocked     whether it asked for a lease since it is barred
         takeover    None, or its row (see `takeovers`)
@@ -36,6 +39,7 @@ FRESH_S = 5.0  # an opinion is used for so long
 ASK_AGAIN_S = 3.0
 SETTLED_S = 5.0  # a host that is back has ended by then what is not its own any more
 ROOM_AGAIN_S = 5.0
+CALM_S, CALM_AGAIN_S = 60.0, 10.0
 LEAST_FOR_BRAKE = 2
 NOTHING_TO_MOVE = (
     "It is left alone: it has no machine that could start elsewhere. What it has runs again when it is back."
@@ -50,9 +54,16 @@ def plan(want: Doc, seen: Doc | None) -> list[Act]:
     brake, acts = _brake(want, seen)
     if seen["reserve_hosts"] != want["reserve_hosts"]:
         acts.append(Act("reserve", {"amount": want["reserve_hosts"]}))
-    held = brake is not None and brake["released_s"] is None
+    why = None
+    if brake is not None and brake["released_s"] is None:
+        why = f"Too many hosts are lost at once: nothing is touched. {FREE}"
+    away = seen["all_silent"] or seen["unwatched"]
+    if why is None and (away or seen["now_s"] < seen["calm_until_s"]):
+        why = "No host at all was heard a moment ago: those who come back are waited for."
+    if away and seen["calm_until_s"] - seen["now_s"] < CALM_S - CALM_AGAIN_S:
+        acts.append(Act("calm", {"until_s": seen["now_s"] + CALM_S}))
     for host in seen["hosts"]:
-        acts += _host(want, host, held)
+        acts += _host(want, host, why)
     return acts
 
 
@@ -99,7 +110,7 @@ def _silent(want: Doc, host: Doc) -> bool:
     return host["silent_s"] is not None and host["silent_s"] > want["lease_s"]
 
 
-def _host(want: Doc, host: Doc, held: bool) -> list[Act]:
+def _host(want: Doc, host: Doc, held: str | None) -> list[Act]:
     row = host["takeover"]
     if row is None:
         return [_act("suspect", host)] if _silent(want, host) and not host["maintenance"] else []
@@ -111,8 +122,9 @@ def _host(want: Doc, host: Doc, held: bool) -> list[Act]:
         case "fenced":
             return _fenced(want, host)
         case "taken-over":
-            back = not _silent(want, host) and host["heard_s"] > SETTLED_S
-            return [_act("returned", host)] if back else []
+            if _silent(want, host):
+                return _switch_on(host)
+            return [_act("returned", host)] if host["heard_s"] > SETTLED_S else []
     return []
 
 
@@ -124,7 +136,7 @@ def _say(host: Doc, why: str) -> list[Act]:
     return [] if host["takeover"]["why"] == why else [_act("say", host, why=why)]
 
 
-def _suspect(want: Doc, host: Doc, held: bool) -> list[Act]:
+def _suspect(want: Doc, host: Doc, held: str | None) -> list[Act]:
     if not _silent(want, host) or host["maintenance"]:
         return [_act("clear", host)]
     if host["takeover"]["word_given"]:
@@ -141,8 +153,8 @@ def _suspect(want: Doc, host: Doc, held: bool) -> list[Act]:
         doubt = f"The storage still hears it. If it is off: trilith host fenced {host['name']}"
     if doubt is not None:
         return _say(host, doubt) + asking
-    if held:
-        return _say(host, f"Too many hosts are lost at once: nothing is touched. {FREE}") + asking
+    if held is not None:
+        return _say(host, held) + asking
     if not host["movable"]:
         return [_act("give_up", host, why=NOTHING_TO_MOVE, opinion=opinion["witnesses"])]
     if can_be_fenced(host):
@@ -174,12 +186,12 @@ def no_fence(host: Doc) -> str:
     )
 
 
-def _down(want: Doc, host: Doc, held: bool) -> list[Act]:
+def _down(want: Doc, host: Doc, held: str | None) -> list[Act]:
     row = host["takeover"]
     if row["times"].get("barred") is None:
         if not _silent(want, host):
             return [_act("clear", host)]
-        go_on = host["movable"] and can_be_fenced(host) and not held and not host["maintenance"]
+        go_on = host["movable"] and can_be_fenced(host) and held is None and not host["maintenance"]
         go_on = go_on or row["word_given"]
         return [_act("condemn", host)] if go_on else []
     if host["knocked"] or not _silent(want, host):
@@ -191,8 +203,8 @@ def _down(want: Doc, host: Doc, held: bool) -> list[Act]:
     stopped_after_s = host["fence"]["stopped_after_s"]
     if stopped_after_s is not None and host["silent_s"] > stopped_after_s + want["clocks_s"]:
         return [_act("fenced", host, by="self")]
-    if held:
-        return _say(host, f"Too many hosts are lost at once: nothing is touched. {FREE}")
+    if held is not None:
+        return _say(host, held)
     return _switch_off(host)
 
 
@@ -208,6 +220,13 @@ def _switch_off(host: Doc) -> list[Act]:
         *_say(host, f"{fencing} It is tried again. Or switch it off, then: trilith host fenced {host['name']}"),
         _act("fence", host),
     ]
+
+
+def _switch_on(host: Doc) -> list[Act]:
+    """Once, where that is asked for; what it runs then is not what was taken over."""
+    row, fence = host["takeover"], host["fence"]
+    wanted = fence["power_on"] and row["fenced_by"] == fence["driver"] and row["times"].get("power_on") is None
+    return [_act("switch_on", host)] if wanted else []
 
 
 def _fenced(want: Doc, host: Doc) -> list[Act]:

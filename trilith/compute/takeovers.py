@@ -47,6 +47,7 @@ CONTROL = Noun(
     dict(
         id=ident(),
         reserve_hosts=whole(default=0),
+        calm_until_s=json(default=0.0),  # nobody was heard: those who come back are waited for
         brake=json(),  # since_s over_s hosts released_s; None: it does not hold
     ),
     {},
@@ -72,6 +73,12 @@ def reserve_hosts(tx: Tx) -> int:
 def under_way(tx: Tx) -> dict[str, Row]:
     """By host, what has not ended."""
     return {row["host"]: row for row in tx.rows(TAKEOVER, ended=False)}
+
+
+def forget(tx: Tx, host: str) -> None:
+    """The host is no part of the cloud any more."""
+    for row in tx.rows(TAKEOVER, host=host, ended=False):
+        tx.update(TAKEOVER, row, ended=True)
 
 
 def history(tx: Tx) -> list[Row]:

@@ -33,6 +33,8 @@ class Lease:
     holder: str
     epoch: int
     expires_at_s: float
+    free_s: float = 0.0
+    "For how long nobody had it, when it was taken."
 
 
 def acquire(tx: Tx, name: str, holder: str, for_s: float, now_s: float | None = None) -> Lease | None:
@@ -45,7 +47,8 @@ def acquire(tx: Tx, name: str, holder: str, for_s: float, now_s: float | None = 
         return Lease(name, holder, 1, moment + for_s)
     if row["holder"] != holder and row["expires_at_s"] > moment:
         return None
-    taken = Lease(name, holder, row["epoch"] + 1, moment + for_s)
+    free_s = max(0.0, moment - row["expires_at_s"])
+    taken = Lease(name, holder, row["epoch"] + 1, moment + for_s, free_s)
     found = tx.execute(
         LEASES.update()
         .where(LEASES.c.name == name, LEASES.c.epoch == row["epoch"])

@@ -212,6 +212,7 @@ def upgrade() -> None:
         "compute_takeover_control",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("reserve_hosts", sa.Integer()),
+        sa.Column("calm_until_s", sa.JSON()),
         sa.Column("brake", sa.JSON()),
         sa.Column("created_at", sa.String(length=26)),
         sa.Column("updated_at", sa.String(length=26)),
