@@ -1,6 +1,7 @@
 """Every disaster of hosts, links, controllers, agents and power switches in a small world: no machine runs twice, and
 what is lost runs again where that is sure."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -389,3 +390,56 @@ def test_maintenance_is_no_loss(world: World, begin: Callable[[World], None]) ->
     world.run(60)
     assert world.state("h1") == "up"
     assert world.where()["m1"] == "h1"
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("driver", "self_stops"), [("redfish", False), ("redfish", True), ("self", True)])
+def test_anything_at_any_time(tmp_path: Path, seed: int, driver: str, self_stops: bool) -> None:
+    """Until it is over; then everything comes back, and all machines run, once each."""
+    dice = random.Random(seed)
+    world = settled(
+        World(tmp_path, hosts=5, driver=driver, self_stops=self_stops, window_s=30.0, power_on=seed % 2 == 1)
+    )
+    for _ in range(25):
+        happens(world, dice)
+        world.run(dice.choice((1, 2, 4, 9, 15)))
+        assert not world.twice
+    for controller in world.controllers:
+        controller.linked, controller.asleep_until_s = True, 0.0
+    for host in world.hosts:
+        host.linked, host.paused, host.switch_works = True, False, True
+        if not host.on:
+            host.switch_on()
+        elif not host.agent:
+            host.start_agent()
+    world.run(120)
+    all_run_once(world)
+    assert {world.state(host.name) for host in world.hosts} == {"up"}
+    assert world.brake() is None
+
+
+def happens(world: World, dice: random.Random) -> None:
+    host, controller = dice.choice(world.hosts), dice.choice(world.controllers)
+    match dice.randrange(10):
+        case 0 | 1:
+            host.linked = False
+        case 2 | 3:
+            host.linked = True
+        case 4:
+            host.paused = host.on and not host.paused
+        case 5:
+            if host.on and host.agent:
+                host.agent = False
+            elif host.on:
+                host.start_agent()
+        case 6:
+            host.on, host.agent, host.paused = False, False, False
+            host.running.clear()
+        case 7:
+            if not host.on:
+                host.switch_on()
+        case 8:
+            host.switch_works = not host.switch_works
+        case 9:
+            controller.asleep_until_s = world.clock() + dice.choice((3, 12, 40))
+            controller.linked = dice.random() < 0.7
