@@ -346,7 +346,7 @@ class TakeoverController:
 
     def _clear(self, tx: Tx, host: str) -> None:
         row, _ = self._under_way(tx, host, "suspect", "down-unfenced")
-        takeovers.advance(tx, row, "false-alarm")
+        takeovers.advance(tx, row, "false-alarm" if row["state"] == "suspect" else "returned")
 
     def _say(self, tx: Tx, host: str, why: str) -> None:
         row, _ = self._under_way(tx, host, "suspect", "down-unfenced")

@@ -105,7 +105,7 @@ def move(tx: Tx, takeover: Row, server_id: str, default: int) -> None:
             why, again = fault.message, True
     if target is not None:
         claim(tx, target)
-        _give(tx, row, target)
+        give(tx, row, target)
     entry = {
         "server_id": server_id,
         "name": row["name"],
@@ -134,8 +134,9 @@ def _ask(tx: Tx, row: Row) -> Ask:
     )
 
 
-def _give(tx: Tx, row: Row, target: Row) -> None:
-    """The rows. What lay in the memory of the lost host alone is gone: such a machine is stopped."""
+def give(tx: Tx, row: Row, target: Row) -> None:
+    """The rows become those of the target, which is claimed. The old host must be known to run nothing of it any more.
+    What lay in that one's memory alone is gone: such a machine is stopped."""
     ask = _ask(tx, row)
     source, host, zone = row["host"], target["name"], ask.zone_of(tx, target)
     tell(tx, COMPUTE, "compute.instance.rebuild.scheduled", {"instance_id": row["id"], "host": host, "source": source})
