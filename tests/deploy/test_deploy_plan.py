@@ -1,13 +1,16 @@
+import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.deploy.conftest import good_facts
-from trilith.cluster.cluster_file import ClusterFile
+from trilith.cluster.cluster_file import ClusterFile, Fencing
 from trilith.cluster.deploy_directory import Deployment
 from trilith.cluster.deploy_plan import Change, HostWant, changes, groups, quorum_lost, refusal, restarts, wanted
 from trilith.cluster.deploy_watch import holds_quorum, readiness
+from trilith.cluster.state import Problem
 
 UNIT = "[Service]\nExecStart=/opt/trilith/current/bin/trilith\n"
 SECRETS = "/var/lib/trilith/secrets"
@@ -45,6 +48,22 @@ def test_a_bare_host_gets_everything_and_then_nothing(cluster: ClusterFile, depl
     steps = [change.step for change in changes(wanted, bare)]
     assert steps == ["packages", "program", "secrets", "certificates", "files", "switch", "keeper"]
     assert changes(wanted, after(wanted, bare)) == []
+
+
+def test_passwords_of_power_switches_go_to_controllers_alone(cluster: ClusterFile, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    fencing = Fencing(driver="ipmi", address="10.9.9.9", user="root", password_file=str(file))
+    switched = msgspec.structs.replace(cluster, fencing=fencing)
+    made = Deployment(tmp_path / "deployment")
+    with pytest.raises(Problem, match="password of n1's power switch"):
+        made.prepare(switched)
+    file.write_text("s3cret\n")
+    made.prepare(switched)
+    path = f"{SECRETS}/fencing.json"
+    held = want(switched, made, "c1").files[path]
+    assert (json.loads(held.content)["n1"], held.mode) == ("s3cret", 0o600)
+    assert path not in want(switched, made, "n1").files
+    assert b"s3cret" not in b"".join(f.content for f in want(switched, made, "n1").files.values())
 
 
 def test_a_second_run_wants_the_same(cluster: ClusterFile, deployment: Deployment) -> None:

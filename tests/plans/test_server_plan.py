@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from trilith.compute.server_plan import ABSENT, machine, plan, shut_down_by_guest
+from trilith.drivers.crashes import noted, verdict
+from trilith.kernel.errors import Refused
 from trilith.kernel.reconcile import Act
 
 Doc = dict[str, Any]
@@ -93,6 +95,20 @@ LIFE: list[tuple[str, Doc, Doc | None, list[str]]] = [
     ("paused", want(power="paused"), seen(power="paused"), []),
     ("unpause", want(), seen(power="paused"), ["cont"]),
     ("crashed while paused", want(power="paused"), off("crashed"), BOOT),
+    # by itself, again and again
+    ("crashed: it is noted first", want(), off("crashed", crash="new"), ["note_crash"]),
+    ("crashed before, not long ago: a pause", want(), off("crashed", crash="wait"), []),
+    ("the pause is over", want(), off("crashed", crash="again"), BOOT),
+    ("its kernel panicked", want(), seen(power="crashed", crash="again"), REBOOT),
+    ("asked for while it waits", want(boot_epoch=2), off("crashed", crash="too often"), BOOT),
+    ("crashed, and shall not start again", want(on_crash="stop"), off("crashed", crash="new"), ["end"]),
+    ("panicked, and shall not start again", want(on_crash="stop"), seen(power="crashed", crash="new"), ["end"]),
+    ("wanted stopped: no crash", want(power="stopped"), off("crashed", crash="too often"), ["end"]),
+    # paused by its watchdog
+    ("paused by its watchdog: left so", want(), seen(power="paused", by_watchdog=True), []),
+    ("and wanted so from then on", want(power="paused"), seen(power="paused", by_watchdog=True), ["pause"]),
+    ("which was noted: goes on when asked", want(), seen(power="paused", by_watchdog=False), ["cont"]),
+    ("a hard reboot ends that", want(boot_epoch=2), seen(power="paused", by_watchdog=True), REBOOT),
     ("suspend", want(power="suspended"), seen(), ["suspend"]),
     ("suspend of a paused one", want(power="suspended"), seen(power="paused"), ["suspend"]),
     ("suspended", want(power="suspended"), off("suspended"), []),
@@ -164,6 +180,34 @@ LIFE: list[tuple[str, Doc, Doc | None, list[str]]] = [
 @pytest.mark.parametrize(("wanted", "there", "acts"), [row[1:] for row in LIFE], ids=[row[0] for row in LIFE])
 def test_life_of_a_server(wanted: Doc, there: Doc | None, acts: list[str]) -> None:
     assert [act.do for act in plan(wanted, there)] == acts
+
+
+def test_what_crashes_again_and_again_is_refused() -> None:
+    with pytest.raises(Refused, match="again and again"):
+        plan(want(), off("crashed", crash="too often"))
+
+
+def test_crashes_are_counted_once_each_and_forgotten() -> None:
+    crashes: list[list[float]] = []
+    verdicts = []
+    now_s = 1000.0
+    for start in range(1, 8):
+        assert verdict(crashes, start, now_s) == "new"
+        crashes = noted(noted(crashes, start, now_s), start, now_s + 1)
+        pause_s = next(
+            pause for pause in (0, 1, 2, 5, 15, 30, 601) if verdict(crashes, start, now_s + pause) == "again"
+        )
+        verdicts.append((verdict(crashes, start, now_s), pause_s))
+        now_s += pause_s
+    assert verdicts == [
+        ("again", 0),
+        ("wait", 2),
+        ("wait", 5),
+        ("wait", 15),
+        ("wait", 30),
+        ("too often", 601),
+        ("again", 0),
+    ]
 
 
 def test_only_a_guest_that_nothing_else_is_wanted_of_has_shut_itself_down() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from trilith.agent.image_cache import ImageCache
+from trilith.agent.lease import HostLease
 from trilith.agent.machines import Machines
 from trilith.agent.settings import AgentSettings
 from trilith.agent.source import HttpSource
@@ -34,6 +35,7 @@ def build(
     source: HttpSource,
     network: HostNetwork | FakeHostNetwork | None,
     on_change: Callable[[], None],
+    lease: HostLease | None = None,
 ) -> Host:
     """Drivers and reconcilers of this host. `network`: of its machines, None where it has none; `on_change` is called
     when a machine changes by itself."""
@@ -43,7 +45,7 @@ def build(
     if network is None:
         return Host([Volumes(volumes_driver(settings, None, owner), images)], None)
     driver = machines_driver(settings, on_change)
-    machines = Machines(driver, network, images)
+    machines = Machines(driver, network, images, lambda: lease is not None and lease.ended)
     return Host([machines, Volumes(volumes_driver(settings, driver, owner), images)], machines)
 
 
@@ -55,6 +57,11 @@ def machines_driver(settings: AgentSettings, on_change: Callable[[], None] = lam
     accel = accelerator(settings.accelerator, settings.directory)
     run_as = ":".join(str(number) for number in _machine_owner())
     return Qemu(settings.directory, accel, settings.netns, run_as, on_change, settings.datapath == "system")
+
+
+def machines_ender(settings: AgentSettings) -> Qemu | FakeQemu:
+    """Without accelerator and user, which only starting needs: ending works at once, and where starting does not."""
+    return FakeQemu(settings.directory) if settings.fake else Qemu(settings.directory, netns=settings.netns)
 
 
 def volumes_driver(

@@ -46,10 +46,17 @@ class Machines:
 
     kind = "server"
 
-    def __init__(self, driver: Qemu | FakeQemu, network: HostNetwork, images: Images) -> None:
+    def __init__(
+        self,
+        driver: Qemu | FakeQemu,
+        network: HostNetwork,
+        images: Images,
+        lease_ended: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._driver = driver
         self._network = network
         self._images = images
+        self._lease_ended = lease_ended
         self._moving = threading.RLock()  # so that a port, its record and its tap are only looked at when they agree
         self._acts: dict[str, Callable[..., None]] = {
             "define": self._define,
@@ -61,7 +68,7 @@ class Machines:
             "snapshot": self._snapshot,
             "upload_snapshot": self._upload_snapshot,
         }
-        for name in ("cont", "pause", "suspend", "powerdown", "end", "kill", "destroy"):
+        for name in ("cont", "pause", "suspend", "powerdown", "end", "kill", "destroy", "note_crash"):
             self._acts[name] = getattr(driver, name)
         for name in ("detach_disk", "resize_volume", "drop_snapshot"):
             self._acts[name] = getattr(driver, name)
@@ -81,6 +88,8 @@ class Machines:
         return seen
 
     def perform(self, key: str, act: Act) -> None:
+        if act.do in ("start", "resume", "cont") and self._lease_ended():
+            raise Unavailable("This host has not been heard for so long that its machines may run elsewhere.")
         self._acts[act.do](key, **act.args)
 
     def known(self) -> set[str]:

@@ -14,8 +14,9 @@ from typing import Any
 
 from trilith.agent import join
 from trilith.agent.console import Consoles
-from trilith.agent.host import build, switch, volumes_driver
+from trilith.agent.host import build, machines_ender, switch, volumes_driver
 from trilith.agent.inventory import inventory, versions
+from trilith.agent.lease import HostLease, SelfFence
 from trilith.agent.machines import Machines
 from trilith.agent.metadata_networks import MetadataNetworks
 from trilith.agent.settings import AgentSettings
@@ -23,8 +24,6 @@ from trilith.agent.source import HttpSource
 from trilith.drivers import linux_net
 from trilith.drivers.ovs import HostNetwork
 from trilith.drivers.ovs_fake import FakeHostNetwork
-from trilith.drivers.qemu import Qemu
-from trilith.drivers.qemu_fake import FakeQemu
 from trilith.kernel.errors import Unavailable
 from trilith.kernel.hints import Wake
 from trilith.kernel.reconcile import Runner
@@ -46,15 +45,19 @@ def run(settings: AgentSettings) -> None:
     if credential is None:
         return
     settings.directory.mkdir(parents=True, exist_ok=True)
+    lease = HostLease(settings.heartbeat_file.with_name("lease.json"), _boot_id(), settings.stop_after_s)
     if not (settings.machines or settings.volumes):
-        return _beat(settings, HttpSource(settings.api_url, settings.host, credential, ca_file=settings.ca_file), ended)
+        source = HttpSource(settings.api_url, settings.host, credential, ca_file=settings.ca_file)
+        return _beat(settings, source, lease, SelfFence(lease, set), ended)
     network = switch(settings) if settings.machines else None
     metadata = None if network is None or settings.fake else _metadata(network)
     on_wants = metadata.take if metadata else lambda wants: None
     source = HttpSource(settings.api_url, settings.host, credential, on_wants, settings.ca_file)
-    heart = threading.Thread(target=_beat, args=(settings, source, ended), name="heartbeat", daemon=True)
+    fence = SelfFence(lease, machines_ender(settings).stop_shared if settings.machines else set)
+    fence.start()
+    heart = threading.Thread(target=_beat, args=(settings, source, lease, fence, ended), name="heartbeat", daemon=True)
     heart.start()
-    host = build(settings, source, network, lambda: runner.wake())
+    host = build(settings, source, network, lambda: runner.wake(), lease)
     runner = Runner(source, host.reconcilers, workers=WORKERS)
     consoles = _consoles(settings, host.machines, credential) if host.machines else None
 
@@ -70,7 +73,7 @@ def run(settings: AgentSettings) -> None:
     work.start()
     while not ended.wait(1.0):
         # an agent that beats without working would keep its host's rows from everybody
-        for thread in (heart, work, wake, metadata):
+        for thread in (fence, heart, work, wake, metadata):
             if thread is not None and not thread.is_alive():
                 raise SystemExit(f"the thread {thread.name} has ended; see: trilith logs")
     runner.stop()
@@ -99,8 +102,7 @@ def _metadata(network: HostNetwork | FakeHostNetwork) -> MetadataNetworks:
 
 def stop_machines(settings: AgentSettings) -> int:
     """End every machine of this host at once; they stay wanted, so the next agent starts them. Returns how many."""
-    # without accelerator and user, which only starting needs: ending must work on a host where starting does not
-    driver = FakeQemu(settings.directory) if settings.fake else Qemu(settings.directory, netns=settings.netns)
+    driver = machines_ender(settings)
     running = [server_id for server_id in driver.known() if (driver.seen(server_id) or {}).get("process")]
     for server_id in running:
         driver.kill(server_id)
@@ -111,12 +113,18 @@ def stop_machines(settings: AgentSettings) -> int:
     return len(running)
 
 
-def _beat(settings: AgentSettings, source: HttpSource, ended: threading.Event) -> None:
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _beat(
+    settings: AgentSettings, source: HttpSource, lease: HostLease, fence: SelfFence, ended: threading.Event
+) -> None:
     """A thread: heartbeats, three in each lease."""
     has = inventory(settings.directory) | (PRETENDED if settings.fake else {})
-    has |= {"host_ip": settings.address, "overcommit": settings.overcommit}
+    has |= {"host_ip": settings.address, "overcommit": settings.overcommit} | lease.told()
     runs = versions(engines=not settings.fake)
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    boot_id = _boot_id()
     pause_s, quick_at = FIRST_TRIES_S, 0.0
     while not ended.wait(pause_s):
         if settings.management and not settings.fake and time.monotonic() >= quick_at:
@@ -125,8 +133,13 @@ def _beat(settings: AgentSettings, source: HttpSource, ended: threading.Event) -
                 linux_net.quick_acks(settings.management)
             except Unavailable as error:
                 log.warning("volumes are slow through the network: %s", error)
+        if not fence.look():
+            pause_s = FIRST_TRIES_S
+            continue
+        asked_at_s = lease.clock()
         try:
             lease_s = source.heartbeat(boot_id, has, runs)
+            lease.renewed(asked_at_s)
         except Unavailable as error:
             log.debug("heartbeat not taken: %s", error)
             pause_s = min(1.5 * pause_s, 1.0) if source.epoch == 0 else 1.0

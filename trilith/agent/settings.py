@@ -30,5 +30,7 @@ class AgentSettings:
     "``vcpus ram disk``: the part of each that machines get; what is not named, the scheduler decides."
     management: str | None = None
     "The network, as ``10.0.0.0/24``, that volumes are reached through; None where there is one host."
+    stop_after_s: float | None = None
+    "After how long without a heartbeat that was taken this host ends its machines on shared disks; None: never."
     ca_file: Path | None = None
     "What API and hub are verified against; None where they speak no TLS."

@@ -22,6 +22,7 @@ from trilith.kernel.tls import connect
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 20.0
+HEARTBEAT_S = 5.0  # a lease does not wait for a connection that leads nowhere
 STORED_S = 600.0  # the API may take so long to judge an image and to bring it to disk, after its last byte
 CHUNK_BYTES = 1024 * 1024
 
@@ -81,7 +82,7 @@ class HttpSource:
     def heartbeat(self, boot_id: str, inventory: Doc, versions: Doc) -> float:
         """Say that this host lives; returns for how many seconds that counts."""
         document = {"boot_id": boot_id, "inventory": inventory, "versions": versions, "epoch": self.epoch}
-        answer = self._json("POST", f"{self._host_path}/heartbeat", document)
+        answer = self._json("POST", f"{self._host_path}/heartbeat", document, HEARTBEAT_S)
         self.epoch = answer["epoch"]
         self.begun.set()
         return float(answer["lease_s"])
@@ -111,12 +112,13 @@ class HttpSource:
 
     # --- the wire
 
-    def _json(self, method: str, path: str, document: Doc | None = None) -> Any:
+    def _json(self, method: str, path: str, document: Doc | None = None, timeout_s: float = TIMEOUT_S) -> Any:
+        """`timeout_s` counts from when this thread connects; its connection is kept."""
         body = None if document is None else json.dumps(document).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
         while True:
             kept: http.client.HTTPConnection | None = getattr(self._kept, "connection", None)
-            connection = kept or self._connect()
+            connection = kept or self._connect(timeout_s)
             try:
                 response = self._exchange(connection, method, path, body, headers)
                 content = response.read()
@@ -156,9 +158,9 @@ class HttpSource:
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(f"the API is away: {error}") from error
 
-    def _connect(self) -> http.client.HTTPConnection:
+    def _connect(self, timeout_s: float = TIMEOUT_S) -> http.client.HTTPConnection:
         try:
-            return connect(self._url, TIMEOUT_S, self._ca_file)
+            return connect(self._url, timeout_s, self._ca_file)
         except OSError as error:
             raise Unavailable(f"the API is away: {error}") from error
 

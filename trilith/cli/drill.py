@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="*", help="which drills (default: all that can be done there)")
+    parser.add_argument("name", nargs="*", help="which drills (default: all that can be done without shared storage)")
     parser.add_argument("--rehearsal", type=Path, metavar="DIR", help="a rehearsal's directory (default: the only one)")
     parser.add_argument("--times", type=int, default=1, metavar="N", help="in a row (default: 1)")
     parser.add_argument("--list", action="store_true", help="which there are, and their bars")
@@ -28,7 +28,7 @@ def drill(arguments: argparse.Namespace) -> int:
     from trilith.cluster.state import Problem, write_file
 
     if arguments.list:
-        print("\n".join(f"{drill.name:22}{drill.what}" for drill in DRILLS.values()))
+        print("\n".join(f"{drill.name:24}{drill.what}" for drill in DRILLS.values()))
         return 0
     if unknown := [name for name in arguments.name if name not in DRILLS]:
         raise Problem(f"There is no drill {unknown[0]}. There are: {', '.join(DRILLS)}")
@@ -68,4 +68,4 @@ def _chosen(site: "Site", names: list[str]) -> "list[Drill]":
     if impossible := set(names) - {drill.name for drill in possible}:
         why = "machines are pretended there" if clustered else "it needs a rehearsal: trilith rehearse up FILE"
         raise Problem(f"{', '.join(sorted(impossible))} cannot be done in {site.name}: {why}")
-    return [drill for drill in possible if not names or drill.name in names]
+    return [drill for drill in possible if drill.name in names or not (names or drill.named)]

@@ -1,19 +1,91 @@
-"""``trilith host``: what the keeper of this host would do, and what an operator has to tell it."""
+"""``trilith host`` and ``trilith hosts``: what an operator tells of hosts, and what there is to see of them."""
 
+import argparse
 import json
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
-from trilith.cluster.engines import engines_of
-from trilith.cluster.engines.engine import HostView
-from trilith.cluster.engines.galera import lost_file
-from trilith.cluster.engines.peers import Peers
-from trilith.cluster.keeper import describe, next_acts
 from trilith.cluster.state import Problem, State, write_file
-from trilith.kernel.errors import Unavailable
+
+Say = Callable[[str], None]
+ABOUT = """\
+maintenance HOST on|off    no new machines there, and no takeover when it is off
+fenced HOST                your word that a lost host is off: its machines start elsewhere
+release-brake              many hosts are lost at once, and it is not the network: go on
+history                    hosts that were lost, and what became of their machines
+plan                       what the keeper of this host would do now
+database-without HOST...   start the database though these controllers are lost for good
+"""
 
 
-def plan(state: State, as_json: bool, say: Callable[[str], None]) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = ABOUT
+    words = ["maintenance", "fenced", "release-brake", "history", "plan", "database-without"]
+    parser.add_argument("what", choices=words, metavar="WHAT")
+    parser.add_argument("names", nargs="*", metavar="HOST")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(state: State, what: str, names: list[str], as_json: bool, say: Say) -> int:
+    from trilith.cluster import hosts
+
+    settings = state.settings()
+    match what, names:
+        case "plan", []:
+            return plan(state, as_json, say)
+        case "database-without", _:
+            return database_without(state, names, say)
+        case "maintenance", [name, ("on" | "off") as word]:
+            say(hosts.in_sql(state, settings, partial(hosts.set_maintenance, name=name, on=word == "on")))
+        case "fenced", [name]:
+            say(hosts.in_sql(state, settings, partial(hosts.give_word, name=name)))
+        case "release-brake", []:
+            say(hosts.in_sql(state, settings, hosts.release_brake))
+        case "history", []:
+            document = hosts.in_sql(state, settings, hosts.history)
+            say(json.dumps(document, indent=2) if as_json else hosts.history_as_text(document))
+        case _:
+            line = next(line for line in ABOUT.splitlines() if line.startswith(what))
+            raise Problem(f"Type: trilith host {' '.join(line.split('  ')[0].split())}")
+    return 0
+
+
+def hosts(state: State, as_json: bool, say: Say) -> int:
+    """Exit code 0 when every host is up or in maintenance, else 1."""
+    from trilith.cluster import hosts
+
+    return _show(hosts.in_sql(state, state.settings(), hosts.hosts), as_json, say)
+
+
+def hosts_there(file: Path, directory: Path | None, as_json: bool, say: Say) -> int:
+    from trilith.cluster.remote import STATE, place, run_on
+
+    cluster, deployment = place(file, directory)
+    words = ["trilith", "hosts", "--json", "--state", STATE]
+    done = run_on(cluster, deployment, cluster.with_role("control"), words)
+    try:
+        return _show(json.loads(done.stdout), as_json, say)
+    except ValueError:
+        raise Problem(f"No answer: {(done.stderr or done.stdout).strip()[-300:]}") from None
+
+
+def _show(document: dict[str, list[dict[str, str]]], as_json: bool, say: Say) -> int:
+    from trilith.cluster.hosts import MAINTENANCE, as_text
+
+    say(json.dumps(document, indent=2) if as_json else as_text(document))
+    return 0 if all(host["state"] in ("up", MAINTENANCE) for host in document["hosts"]) else 1
+
+
+def plan(state: State, as_json: bool, say: Say) -> int:
     """Print the next acts of every engine without doing any. Exit code 0 when there are none, else 1."""
+    from trilith.cluster.engines import engines_of
+    from trilith.cluster.engines.engine import HostView
+    from trilith.cluster.engines.peers import Peers
+    from trilith.cluster.keeper import describe, next_acts
+    from trilith.kernel.errors import Unavailable
+
     found: dict[str, list[str]] = {}
     problems: dict[str, str] = {}
     for engine in engines_of(HostView(state, state.settings(), Peers(state).ask)):
@@ -34,9 +106,11 @@ def plan(state: State, as_json: bool, say: Callable[[str], None]) -> int:
     return 1 if problems or any(found.values()) else 0
 
 
-def database_without(state: State, names: list[str], say: Callable[[str], None]) -> int:
+def database_without(state: State, names: list[str], say: Say) -> int:
     """Let the database be started though some controllers, lost for good, do not tell how new their data are. Typed on
     one controller, it counts for all that are left."""
+    from trilith.cluster.engines.galera import lost_file
+
     settings = state.settings()
     controllers = [host.name for host in settings.controllers]
     if settings.host not in controllers:

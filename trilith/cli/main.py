@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from trilith.cli import check, deploy, drill, rehearse, seen
+    from trilith.cli import check, deploy, drill, host, rehearse, seen
 
     parser = argparse.ArgumentParser(
         prog="trilith", description="An OpenStack-compatible private cloud as one program."
@@ -68,10 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     seen.add_logs(command("logs", seen.logs, "the logs of all processes, on all hosts, as one story"))
     repair = command("repair", _repair, "make derived state anew from the database")
     repair.add_argument("what", choices=["network"])
-    host = command("host", _host, "this host: what its keeper would do now; start the database without lost hosts")
-    host.add_argument("what", choices=["plan", "database-without"])
-    host.add_argument("names", nargs="*", metavar="HOST", help="controllers that are lost for good")
-    host.add_argument("--json", action="store_true", help="for programs")
+    host.add_arguments(command("host", _host, "what an operator says of hosts, and asks of this one"))
+    hosts = command("hosts", _hosts, "every host: up, suspect, lost, taken over; what runs there, and why")
+    hosts.add_argument("file", nargs="?", type=Path, metavar="FILE", help="on the deploying machine: a cluster file")
+    hosts.add_argument("--directory", type=Path, metavar="DIR", help="what this machine keeps of that cluster")
+    hosts.add_argument("--json", action="store_true", help="for programs")
     about = "rehearse a cluster on this machine: its hosts as containers, and what can happen to them"
     rehearse_words = commands.add_parser("rehearse", help=about, description=about)
     rehearse.add(rehearse_words)
@@ -164,9 +165,16 @@ def _host(arguments: argparse.Namespace) -> int:
     state = _state(arguments)
     if not state.exists():
         raise Problem(f"{state.root} belongs to no cluster yet. To make this host part of one: trilith deploy FILE")
-    if arguments.what == "database-without":
-        return host.database_without(state, arguments.names, print)
-    return host.plan(state, arguments.json, print)
+    return host.run(state, arguments.what, arguments.names, arguments.json, print)
+
+
+def _hosts(arguments: argparse.Namespace) -> int:
+    from trilith.cli import host
+
+    if arguments.file:
+        return host.hosts_there(arguments.file, arguments.directory, arguments.json, print)
+    state = _running(arguments)
+    return NOT_RUNNING if state is None else host.hosts(state, arguments.json, print)
 
 
 def _audit(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from trilith.drivers.ovs import datapath
 
 def agent_settings(state: State, settings: Settings) -> AgentSettings:
     """On hosts of every role that has an agent."""
+    fencing = settings.cluster.fencing_of(settings.this_host)
     return AgentSettings(
         host=settings.host,
         api_url=settings.api_url,
@@ -27,5 +28,6 @@ def agent_settings(state: State, settings: Settings) -> AgentSettings:
         address=settings.this_host.address,
         overcommit=msgspec.to_builtins(settings.cluster.overcommit),
         management=settings.cluster.networks.management,
+        stop_after_s=fencing.stop_after_s if fencing.by_agent else None,
         ca_file=state.ca_file(settings),
     )

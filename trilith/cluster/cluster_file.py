@@ -16,15 +16,46 @@ class ClusterFileError(Exception):
     """A cluster file that cannot be used; the sentence names file, line and what to write instead."""
 
 
+FenceDriver = Literal["redfish", "ipmi", "self", "none"]
+"self: the host's agent stops its machines by itself when it has not been heard for `stop_after_s`; none: an operator."
+
+
+class Fencing(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How it is made sure that a lost host runs nothing any more. `address`: of its power switch (``https://10.1.0.11``
+    for Redfish, a name or an address for IPMI); `password_file` lies where `trilith deploy` is typed."""
+
+    driver: FenceDriver = "none"
+    address: str | None = None
+    user: str | None = None
+    password_file: str | None = None
+    system: str | None = None
+    "Redfish's name of the host, as in ``/redfish/v1/Systems/NAME``; default: the only one there is."
+    ca_file: str | None = None
+    "PEM, on the controllers, that the switch's certificate is verified against; default: the cloud's own, then theirs."
+    cipher: Annotated[int, msgspec.Meta(ge=1, le=17)] | None = None
+    "IPMI's cipher suite; default: the switch is asked, which takes seconds where it does not say."
+    power_on: bool = False
+    "Whether the switch puts the host on again, when its machines run elsewhere."
+    or_self: bool = False
+    "Whether the agent's own is trusted too: a switch that lost its power with its host never answers."
+    stop_after_s: Annotated[float, msgspec.Meta(ge=15, le=300)] = 20.0
+    "After how long without the API an agent stops its machines, where it is trusted to."
+
+    @property
+    def by_agent(self) -> bool:
+        return self.or_self or self.driver == "self"
+
+
 class Host(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """One machine of the cluster. `address` is where the other hosts reach it; `tunnel_address` where the machines'
-    traffic between hosts goes (default: the same)."""
+    traffic between hosts goes (default: the same). `fencing`: its own, in place of the file's."""
 
     name: str
     address: str = "127.0.0.1"
     tunnel_address: str | None = None
     roles: list[Role] = msgspec.field(default_factory=lambda: list(ALL_ROLES))
     availability_zone: str = "nova"
+    fencing: Fencing | None = None
 
     @property
     def tunnel(self) -> str:
@@ -70,6 +101,21 @@ class Overcommit(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     disk: Factor = 1.0
 
 
+class Takeover(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What becomes of the machines of a lost host. More than `brake_share` of the compute hosts (two at least) lost
+    within `window_s` is a broken network: nothing is touched until an operator says so."""
+
+    enabled: bool = True
+    brake_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.34
+    window_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 300.0
+    confirm_s: Annotated[float, msgspec.Meta(ge=1, le=600)] = 3.0
+    "How long a host is watched after its lease has run out, before anything is done."
+    reserve_hosts: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
+    "So many empty hosts get machines of lost hosts only."
+    priority: Annotated[int, msgspec.Meta(ge=0, le=100)] = 50
+    "Of a machine whose flavor and metadata name none (``trilith:ha_priority``); 0: it stays where it is."
+
+
 class Ssh(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """How `trilith deploy` reaches the hosts."""
 
@@ -92,11 +138,16 @@ class ClusterFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     public: Public = msgspec.field(default_factory=Public)
     engines: Engines = msgspec.field(default_factory=Engines)
     overcommit: Overcommit = msgspec.field(default_factory=Overcommit)
+    takeover: Takeover = msgspec.field(default_factory=Takeover)
+    fencing: Fencing = msgspec.field(default_factory=Fencing)
     ssh: Ssh = msgspec.field(default_factory=Ssh)
 
     @property
     def clustered(self) -> bool:
         return len(self.hosts) > 1
+
+    def fencing_of(self, host: Host) -> Fencing:
+        return host.fencing or self.fencing
 
     def with_role(self, role: Role) -> list[Host]:
         """The hosts of a role, in the order of the file."""

@@ -35,7 +35,7 @@ def mistakes(cluster: ClusterFile) -> list[Mistake]:
         found += [*_controllers(cluster), *_host_networks(cluster)]
     elif cluster.engines.database == "galera":
         found.append(Mistake("Galera needs three controllers or more; with one host, write `auto`.", DATABASE))
-    return [*found, *_vip(cluster)]
+    return [*found, *_vip(cluster), *_fencing(cluster)]
 
 
 DATABASE = ("engines", "database")
@@ -181,6 +181,25 @@ def _vip(cluster: ClusterFile) -> Iterator[Mistake]:
         yield Mistake(
             f"the VIP {cluster.vip} is no address for a host in the management network {management}.", ("vip",)
         )
+
+
+def _fencing(cluster: ClusterFile) -> Iterator[Mistake]:
+    """A power switch is named wholly, and is one host's own."""
+    switches: dict[tuple[str | None, str | None], str] = {}
+    for index, host in enumerate(cluster.hosts):
+        at = ("hosts", index, "fencing") if host.fencing else ("fencing",)
+        fencing = cluster.fencing_of(host)
+        if "compute" not in host.roles or fencing.driver not in ("redfish", "ipmi"):
+            continue
+        for name in ("address", "user", "password_file"):
+            if getattr(fencing, name) is None:
+                yield Mistake(f"host `{host.name}`: a {fencing.driver} switch needs `{name}`.", at)
+        if fencing.driver == "redfish" and not (fencing.address or "https://").startswith("https://"):
+            yield Mistake(f"`{fencing.address}`: Redfish is spoken to by https://.", at)
+        switch = (fencing.address, fencing.system)
+        if fencing.address and switch in switches:
+            yield Mistake(f"hosts `{switches[switch]}` and `{host.name}` have the same power switch.", at)
+        switches[switch] = host.name
 
 
 def _address(text: str) -> Address | None:

@@ -36,11 +36,12 @@ def cluster_status(state: State, settings: Settings) -> tuple[Doc, int]:
 
 
 def _asked_sql(state: State, settings: Settings) -> Doc:
-    """{"leases", "hosts"}, or {"problem"} when SQL does not answer in time."""
+    """{"leases", "hosts", "takeovers", "brake"}, or {"problem"} when SQL does not answer in time."""
     found: Doc = {"problem": f"SQL does not answer within {SQL_S:.0f} s"}
 
     def ask() -> None:
         from trilith.cluster.api import open_store
+        from trilith.compute import takeovers
         from trilith.kernel.leases import LEASES
         from trilith.kernel.store import Tx
         from trilith.placement.hosts import HOST, is_up
@@ -49,7 +50,8 @@ def _asked_sql(state: State, settings: Settings) -> Doc:
             leases = [dict(row) for row in tx.execute(sa.select(LEASES)).mappings()]
             rows = tx.rows(HOST)
             beats = {row["name"]: {"up": is_up(row), "seen_at_s": row["seen_at_s"]} for row in rows}
-            return {"leases": leases, "hosts": beats}
+            lost = {host: {"state": row["state"], "why": row["why"]} for host, row in takeovers.under_way(tx).items()}
+            return {"leases": leases, "hosts": beats, "takeovers": lost, "brake": takeovers.control(tx)["brake"]}
 
         try:
             store = open_store(state, settings)
@@ -173,6 +175,10 @@ def _degraded(document: Doc, keepers: dict[str, Doc | None], sql: Doc, now_s: fl
             add(f"clock of {name}", f"differs by {away_s:.0f} s; leases need clocks that agree: set up NTP there")
         if host["agent"] is False:
             add(f"agent of {name}", "its last heartbeat is too old; there: systemctl status trilith-agent")
+    for name, lost in sql.get("takeovers", {}).items():
+        add(f"host {name}", f"{lost['state']}: {lost['why'] or 'see: trilith host history'}")
+    if (sql.get("brake") or {"released_s": True})["released_s"] is None:
+        add("storm brake", "many hosts are lost at once: nothing is touched; see: trilith hosts")
     holders = document["vip"]["holders"]
     if len(holders) != 1:
         why = f"held by {', '.join(holders)}" if holders else "nobody holds it"

@@ -13,7 +13,7 @@ from trilith.cluster.network_controller import NetworkController
 from trilith.cluster.schema import migrate
 from trilith.cluster.shared_images import image_files
 from trilith.cluster.state import Settings, State
-from trilith.compute import server_wants
+from trilith.compute import server_wants, takeovers
 from trilith.identity.fernet import ROTATE_S, rotate_keys
 from trilith.image import images
 from trilith.kernel import notices
@@ -27,11 +27,18 @@ from trilith.volume import volumes
 
 if TYPE_CHECKING:
     from trilith.cluster.notifier import Notifier
+    from trilith.cluster.takeover_controller import TakeoverController
 
 log = logging.getLogger(__name__)
 SWEEP_S = 5.0
 RESYNC_S = 2.0
-SWEEPS: tuple[Callable[[Tx], None], ...] = (images.sweep, volumes.sweep, server_wants.sweep, forget_commits)
+SWEEPS: tuple[Callable[[Tx], None], ...] = (
+    images.sweep,
+    volumes.sweep,
+    server_wants.sweep,
+    takeovers.forget_old,
+    forget_commits,
+)
 
 
 def run(state: State, settings: Settings) -> None:
@@ -45,6 +52,7 @@ def run(state: State, settings: Settings) -> None:
     reconcilers: list[Reconciler] = [image_store.ImageBytes(store, image_files(state, settings), settings.host)]
     network = NetworkController(state, settings, store)
     notifier = _notifier(state, settings, store) if settings.clustered else None
+    takeover = _takeover(state, settings, store) if settings.clustered and settings.cluster.takeover.enabled else None
     runner = Runner(SqlSource(store, kinds), reconcilers, RESYNC_S, workers=4)
 
     wakes = {"images": runner.wake, "northbound": network.wake}
@@ -56,12 +64,15 @@ def run(state: State, settings: Settings) -> None:
             wakes[topic]()
 
     wake = Wake(settings.hub_url, state.secret("controller"), wakes, on_wake, state.ca_file(settings))
-    threads = [threading.Thread(target=work, daemon=True) for work in (runner.run, network.run)]
+    works = [runner.run, network.run, *([takeover.run] if takeover is not None else [])]
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
     for thread in [wake, *threads, *([notifier] if notifier is not None else [])]:
         thread.start()
     _sweep(state, settings, store, ended)
     runner.stop()
     network.stop()
+    if takeover is not None:
+        takeover.stop()
     wake.stop()
     if notifier is not None:
         notifier.stop()
@@ -73,6 +84,20 @@ def _notifier(state: State, settings: Settings, store: Store) -> "Notifier":
     others = [host.address for host in settings.controllers if host.name != settings.host]
     brokers = Brokers([settings.this_host.address, *others], state.secret("rabbitmq"), tls.client(state, settings))
     return Notifier(Holder(store, "notifications", f"controller:{settings.host}"), brokers.connect)
+
+
+def _takeover(state: State, settings: Settings, store: Store) -> "TakeoverController":
+    """Of a cluster: one machine alone has nowhere to go."""
+    from trilith.cluster.fences import fences_of
+    from trilith.cluster.second_opinion import Witnesses
+    from trilith.cluster.takeover_controller import KEY, LEADS_S, Policy, TakeoverController
+
+    asked = settings.cluster.takeover
+    policy = Policy(asked.brake_share, asked.window_s, asked.confirm_s, asked.reserve_hosts, asked.priority)
+    lease = Holder(store, KEY, f"controller:{settings.host}", LEADS_S)
+    return TakeoverController(
+        lease, policy, Witnesses(state, settings.cluster, settings.host), fences_of(state, settings)
+    )
 
 
 def _sweep(state: State, settings: Settings, store: Store, ended: threading.Event) -> None:

@@ -22,7 +22,7 @@ import msgspec
 
 from trilith.cluster import certificates
 from trilith.cluster.cluster_file import ClusterFile, Host
-from trilith.cluster.state import DEFAULT_PORT, Settings, write_file
+from trilith.cluster.state import DEFAULT_PORT, FENCE_PASSWORDS, Problem, Settings, write_file
 from trilith.identity.credentials import new_join_token
 
 CONTROLLER_SECRETS = (
@@ -69,6 +69,7 @@ class Deployment:
         _once(self.directory / "cloud_id", lambda: uuid.uuid4().hex[:8])
         for name in (*CONTROLLER_SECRETS, *HOST_SECRETS):
             _once(self.secrets / name, lambda: secrets.token_urlsafe(24))
+        write_file(self.secrets / FENCE_PASSWORDS, _fence_passwords(cluster))
         authority = certificates.make_ca(self.tls, cluster.name)
         for host in cluster.hosts:
             names = list(dict.fromkeys((host.name, host.address, host.tunnel, "localhost", "127.0.0.1")))
@@ -145,6 +146,19 @@ class Deployment:
     def note_ready(self) -> None:
         if not self._ready.exists():
             write_file(self._ready, b"")
+
+
+def _fence_passwords(cluster: ClusterFile) -> bytes:
+    """Of the hosts' power switches, by host, as JSON. Raises `Problem` where a file cannot be read."""
+    found = {}
+    for host in cluster.hosts:
+        if (file := cluster.fencing_of(host).password_file) is not None and "compute" in host.roles:
+            try:
+                found[host.name] = Path(file).expanduser().read_text().strip()
+            except OSError as error:
+                words = f"The password of {host.name}'s power switch, {file}, cannot be read: {error.strerror}."
+                raise Problem(f"{words} See `fencing` in the cluster file.") from error
+    return json.dumps(found).encode()
 
 
 def _once(path: Path, make: Callable[[], str]) -> None:

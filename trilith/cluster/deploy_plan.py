@@ -12,6 +12,7 @@ from trilith.cluster.cluster_file import ClusterFile, Host
 from trilith.cluster.deploy_directory import CONTROLLER_SECRETS, HOST_SECRETS, Deployment, has_agent
 from trilith.cluster.deploy_on_host import DEPLOYED, KEEPER, PROGRAMS, STATE
 from trilith.cluster.host_packages import host_packages
+from trilith.cluster.state import FENCE_PASSWORDS
 
 Facts = dict[str, Any]
 Step = Literal["packages", "program", "secrets", "certificates", "files", "switch", "keeper", "traffic"]
@@ -88,6 +89,8 @@ def _secrets(deployment: Deployment, host: Host, joined: bool) -> Iterator[Wante
     for name, text in texts.items():
         yield WantedFile(str(STATE / "secrets" / name), f"{text}\n".encode(), "secrets", 0o600)
     if control:
+        passwords = (deployment.secrets / FENCE_PASSWORDS).read_bytes()
+        yield WantedFile(str(STATE / "secrets" / FENCE_PASSWORDS), passwords, "secrets", 0o600)
         yield WantedFile(str(STATE / "secrets/join-tokens.json"), deployment.join_tokens(), "secrets", 0o600)
 
 

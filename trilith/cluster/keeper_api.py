@@ -1,7 +1,8 @@
 """What a keeper tells over HTTPS: its state to whoever has the secret, and pages of engines to load balancers.
 
 Everything is answered from memory, because a load balancer counts a slow answer as a dead engine. Each page is a
-function that returns a status and a text at once.
+function that returns a status and a text at once. Only whether this host reaches another is found out when it is asked,
+beside all else.
 """
 
 import asyncio
@@ -10,9 +11,11 @@ import json
 import logging
 import ssl
 import threading
+import urllib.parse
 from collections.abc import Callable
 from http import HTTPStatus
 
+from trilith.cluster import second_opinion
 from trilith.cluster.engines.engine import HostView
 from trilith.kernel.errors import Unavailable
 from trilith.kernel.reconcile import Doc
@@ -51,7 +54,7 @@ class KeeperApi:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_S)
-            code, text = self._reply(head.decode("latin-1"))
+            code, text = await self._reply(head.decode("latin-1"))
             phrase = HTTPStatus(code).phrase
             writer.write(
                 f"HTTP/1.1 {code} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(text)}\r\n"
@@ -63,17 +66,25 @@ class KeeperApi:
         finally:
             writer.close()
 
-    def _reply(self, head: str) -> tuple[int, str]:
+    async def _reply(self, head: str) -> tuple[int, str]:
         line, *headers = head.split("\r\n")
         words = line.split(" ")
         path = words[1] if len(words) > 1 else ""
         if path in self._pages:
             return self._pages[path]()
-        if path != "/state":
+        if path != "/state" and not path.startswith(second_opinion.PATH):
             return 404, ""
         given = next((text[14:].strip() for text in headers if text.lower().startswith("authorization:")), "")
         try:
             allowed = hmac.compare_digest(given.encode(), f"Bearer {self._view.secret('keeper')}".encode())
         except Unavailable:
             allowed = False
-        return (200, json.dumps(self._state())) if allowed else (401, "")
+        if not allowed:
+            return 401, ""
+        if path == "/state":
+            return 200, json.dumps(self._state())
+        name = urllib.parse.unquote(path.removeprefix(second_opinion.PATH))
+        host = next((host for host in self._view.settings.cluster.hosts if host.name == name), None)
+        if host is None:
+            return 404, ""
+        return 200, json.dumps(await second_opinion.reach(host, self._view.ask_peer))

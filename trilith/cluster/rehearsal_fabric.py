@@ -44,6 +44,11 @@ class Fabric:
         self.wires = _wires(cluster)
         self.nft_table = f"tri_rehearsal_{_digest(cluster.name)[:9]}"
 
+    @property
+    def operator(self) -> str:
+        """This machine's address on the management network."""
+        return next(wire.operator for wire in self.wires if wire.operator).partition("/")[0]
+
     def host_netns(self, host: str) -> str:
         """Also the name of its control groups. No other cluster's can begin with `host_prefix`."""
         return f"{self.host_prefix}{host}"

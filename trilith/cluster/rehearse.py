@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from trilith.cluster import clouds_yaml, proc, rehearsal_fabric
+from trilith.cluster import clouds_yaml, proc, rehearsal_fabric, rehearsal_power
 from trilith.cluster.cluster_file import ClusterFile, Host, read
 from trilith.cluster.rehearsal_fabric import Fabric
 from trilith.cluster.rehearsal_host import SimulatedHost, leftovers, remove_shared_groups
@@ -199,7 +199,9 @@ def up(file: Path, state: Path | None, say: Say, bare: bool = False) -> Rehearsa
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _alone(root), _owning(cluster.name, root):
         _check_moved(root, cluster)
-        plan = Plan(cluster=_entered_by_key(cluster, root), image=str(image))
+        rehearsal_power.make_password(root)
+        switched = rehearsal_power.with_switches(cluster, root, Fabric(cluster).operator)
+        plan = Plan(cluster=_entered_by_key(switched, root), image=str(image))
         write_file(root / "rehearsal.json", msgspec.json.format(msgspec.json.encode(plan)))
         rehearsal = Rehearsal(root)
         rehearsal.remove_strangers()
@@ -214,6 +216,7 @@ def down(state: Path) -> None:
     rehearsal = Rehearsal(state)
     name = rehearsal.cluster.name
     with _alone(rehearsal.state):
+        rehearsal_power.stop(rehearsal.state)
         clouds_yaml.take_out({name, f"{name}-demo"}, f"https://{rehearsal.cluster.vip}/identity")
         rehearsal.remove()
         _owner_file(name).unlink(missing_ok=True)
@@ -239,6 +242,8 @@ def deploy_to(rehearsal: Rehearsal, say: Say) -> None:
     deployment = Deployment(rehearsal.deployment)
     deployment.directory.mkdir(mode=0o700, exist_ok=True)
     write_file(deployment.known_hosts, rehearsal.known_hosts.read_bytes())
+    deployment.prepare(rehearsal.cluster)
+    rehearsal_power.start(rehearsal.state, deployment.tls, rehearsal.fabric.operator)
     deploy(rehearsal.cluster, deployment, say)
 
 

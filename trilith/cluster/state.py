@@ -21,6 +21,7 @@ from trilith.cluster.cluster_file import ClusterFile, Host
 DEFAULT_PORT = 8774
 WRITER_PORT = 3307  # of the local HAProxy, for SQL
 KEEPER_PORT = 9200
+FENCE_PASSWORDS = "fencing.json"  # among controllers' secrets: host -> password of its power switch
 SOCKET_PATH_BYTES = (
     107  # of a unix socket's name; the longest of ours is `SOCKET_BELOW_BYTES` below the state directory
 )

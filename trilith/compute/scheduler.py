@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from trilith.compute.aggregates import AGGREGATE, zone_of
+from trilith.compute.takeovers import reserve_hosts
 from trilith.kernel.errors import Fault
 from trilith.kernel.store import METADATA, Stale, Tx
 from trilith.placement.hosts import HOST, heard, is_up
@@ -24,7 +25,8 @@ NO_HOST = "No valid host was found. "
 @dataclass(frozen=True)
 class Ask:
     """What a server needs of a host. `near`: hosts of volumes that it is to have, which open them without a network;
-    `makes_volumes`: others are made for it, where it runs if that is a storage host."""
+    `makes_volumes`: others are made for it, where it runs if that is a storage host. `takeover`: its host is lost, and
+    those in reserve are there for it."""
 
     flavor: Row
     project_id: str
@@ -37,6 +39,7 @@ class Ask:
     server_id: str | None = None  # when it moves: its own claim does not count
     local_disk: bool = True
     makes_volumes: bool = False
+    takeover: bool = False
 
     def amounts(self) -> Row:
         swap_gib = -(-self.flavor["swap_mib"] // 1024)
@@ -55,6 +58,8 @@ class World:
     aggregates: list[Row]
     where: dict[str, str]  # server id -> host, of servers that hints name
     members: dict[str, int]  # host -> servers of the group
+    now_s: float
+    reserved: frozenset[str] = frozenset()  # hosts that are kept empty
 
     def aggregates_of(self, host: Row) -> list[Row]:
         return [a for a in self.aggregates if host["name"] in a["hosts"]]
@@ -84,6 +89,8 @@ def place(tx: Tx, ask: Ask) -> Row:
     unavailable just after an outage (see `heard`)."""
     hosts = heard(tx, "compute")
     world = _world(tx, ask)
+    if not ask.takeover:
+        world.reserved = in_reserve(hosts, world, reserve_hosts(tx))
     if ask.host is not None and not any(host["name"] == ask.host for host in hosts):
         raise Fault("invalid", f"Compute host {ask.host} could not be found.")
     if ask.zone is not None and not any(zone_of(host, world.aggregates) == ask.zone for host in hosts):
@@ -102,6 +109,14 @@ def claim(tx: Tx, host: Row) -> None:
         raise Stale(f"host {host['name']} was changed by another")
 
 
+def in_reserve(hosts: list[Row], world: World, amount: int) -> frozenset[str]:
+    """So many empty hosts, the largest, that get machines of lost hosts only."""
+    able = [host for host in hosts if is_up(host, world.now_s) and not host["disabled"]]
+    empty = [host for host in able if host["name"] not in world.used]
+    empty.sort(key=lambda host: (-host["inventory"].get("ram_mib", 0), host["name"]))
+    return frozenset(host["name"] for host in empty[:amount])
+
+
 def _world(tx: Tx, ask: Ask) -> World:
     c = servers_table().c
     named = _listed(ask.hints.get("same_host")) + _listed(ask.hints.get("different_host"))
@@ -117,7 +132,7 @@ def _world(tx: Tx, ask: Ask) -> World:
         if ask.server_id is not None:
             query = query.where(c.id != ask.server_id)
         members = {row["host"]: row["n"] for row in tx.select(query.group_by(c.host))}
-    return World(usage(tx, ask.server_id), tx.rows(AGGREGATE), where, members)
+    return World(usage(tx, ask.server_id), tx.rows(AGGREGATE), where, members, tx.now_s())
 
 
 def _listed(value: Any) -> list[str]:
@@ -128,7 +143,11 @@ def _listed(value: Any) -> list[str]:
 
 
 def _alive(host: Row, ask: Ask, world: World) -> bool:
-    return is_up(host) and not host["disabled"]
+    return is_up(host, world.now_s) and not host["disabled"]
+
+
+def _reserve(host: Row, ask: Ask, world: World) -> bool:
+    return host["name"] not in world.reserved
 
 
 def _asked_host(host: Row, ask: Ask, world: World) -> bool:
@@ -192,6 +211,7 @@ def _aggregate_projects(host: Row, ask: Ask, world: World) -> bool:
 
 FILTERS: dict[str, Callable[[Row, Ask, World], bool]] = {
     "up and enabled": _alive,
+    "held in reserve": _reserve,
     "asked host": _asked_host,
     "zone": _zone,
     "vcpus": _room("vcpus", "vcpus"),

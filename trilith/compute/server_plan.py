@@ -5,14 +5,16 @@ hard reboot is a greater ``boot_epoch``, a soft one a greater ``soft_reboot_epoc
 starting the machine brings the seen ones up to the wanted ones.
 
 A machine that is wanted running and is seen ``stopped`` at the wanted ``boot_epoch`` was shut down by its guest: it is
-left so. Seen ``crashed`` (its process ended without us: killed, or the host rebooted) it is started again.
+left so. Seen ``crashed`` (its process ended without us: killed, or the host rebooted; or its guest's kernel panicked)
+it is started again, unless its ``on_crash`` is ``stop``; the host says when (``crash``: see `drivers.crashes`).
 
-Acts (see `agent.machines`): ``define start resume cont pause suspend powerdown end kill destroy``, ``attach_disk
-detach_disk resize_volume``, ``add_nic drop_nic``, ``snapshot upload_snapshot drop_snapshot``.
+Acts (see `agent.machines`): ``define start resume cont pause suspend powerdown end kill destroy note_crash``,
+``attach_disk detach_disk resize_volume``, ``add_nic drop_nic``, ``snapshot upload_snapshot drop_snapshot``.
 """
 
 from typing import Any
 
+from trilith.kernel.errors import Refused
 from trilith.kernel.reconcile import Act
 
 Doc = dict[str, Any]
@@ -77,6 +79,7 @@ def machine(want: Doc) -> Doc:
         "root_gib": next((disk["size_gib"] for disk in disks if disk["key"] == "root"), 0),
         "rescue_image_id": rescue,
         "config_drive": want["config_drive"],
+        "watchdog_action": want.get("watchdog_action") or "disabled",
         "disks": disks,
         "nics": [{name: nic[name] for name in ("port_id", "mac", "mtu")} for nic in want["nics"]],
     }
@@ -108,17 +111,34 @@ def _steer(want: Doc, target: Doc, seen: Doc) -> list[Act] | None:
             return [Act("end")] if seen["process"] else _at_rest(target, seen)
         return _shut_down(seen, [Act("end")]) if power == "running" else [Act("end")]
     boot = _boot(want, target, seen)
-    if _boot_is_due(want, seen) or power == "crashed":
+    if _boot_is_due(want, seen):
         return boot
+    if power == "crashed":
+        return _after_crash(want, seen, boot)
     if _restart_is_due(want, target, seen):
         return _shut_down(seen, boot) if power == "running" else boot
     if power == "stopped":
         return [Act("end")] if seen["process"] else _at_rest(target, seen)
-    if power == want["power"]:
+    if power == want["power"] and not seen.get("by_watchdog"):
         return None
+    if power == "paused" and seen.get("by_watchdog"):
+        return [] if want["power"] == "running" else [Act("pause")]  # it is to be wanted paused from now on
     if power == "suspended":
         return [Act("resume")]
     return [Act({"running": "cont", "paused": "pause", "suspended": "suspend"}[want["power"]])]
+
+
+def _after_crash(want: Doc, seen: Doc, boot: list[Act]) -> list[Act]:
+    if want.get("on_crash") == "stop":
+        return [Act("end")]
+    match seen.get("crash"):
+        case "new":
+            return [Act("note_crash")]
+        case "wait":
+            return []
+        case "too often":
+            raise Refused("The machine ended by itself again and again. To start it once more: reboot it, hard.")
+    return boot
 
 
 def _boot_is_due(want: Doc, seen: Doc) -> bool:

@@ -17,6 +17,7 @@ Row = dict[str, Any]
 
 SNAPSHOT_TASKS = ("image_snapshot", "image_uploading")
 ACTION_S = 600  # no act on a server may take longer
+ON_CRASH = "trilith:on_crash"  # of metadata and flavors: ``restart`` or ``stop``
 REMOVAL_S = 60  # how long a server's removal waits for a host that is down
 
 
@@ -74,6 +75,7 @@ def want(
     """One server's want; its shape stands in ARCHITECTURE.md, the host's documents."""
     from trilith.network.ports import network_data, nic_document
 
+    specs = row["flavor"].get("extra_specs") or {}
     order = {nic["port_id"]: n for n, nic in enumerate(row["nics"])}
     ports = sorted((port for port in ports if port["id"] in order), key=lambda port: order[port["id"]])
     return {
@@ -92,6 +94,8 @@ def want(
         "public_ipv4": next((floating[port["id"]] for port in ports if port["id"] in floating), None),
         "metadata": meta_data(row, ports),
         "user_data": row["user_data"],
+        "on_crash": (row["metadata"] or {}).get(ON_CRASH) or specs.get(ON_CRASH) or "restart",
+        "watchdog_action": (row["image_properties"] or {}).get("hw_watchdog_action") or specs.get("hw:watchdog_action"),
         "network_data": network_data(ports, networks),
         "vendor_data": {},
         "snapshots": _snapshots(tx, row),
@@ -103,12 +107,25 @@ def _wanted(disk: Row, volumes: dict[str, Row]) -> bool:
 
 
 def _disk(row: Row, disk: Row, volumes: dict[str, Row]) -> Row:
+    from trilith.volume.exports import is_shared
     from trilith.volume.volumes import disk_document
 
-    names = ("device", "kind", "boot_index", "image_id", "image_format", "size_gib", "label", "size_mib", "tag")
+    names = (
+        "device",
+        "kind",
+        "boot_index",
+        "image_id",
+        "image_format",
+        "size_gib",
+        "label",
+        "size_mib",
+        "tag",
+        "shared",
+    )
     document = {name: disk[name] for name in names if name in disk}
     if disk["kind"] == "volume":
         document |= disk_document(volumes[disk["volume_id"]], disk["attachment_id"], row["host"])
+        document["shared"] = is_shared(volumes[disk["volume_id"]], row["host"])
     return document
 
 
@@ -181,6 +198,8 @@ def _settled(tx: Tx, row: Row, seen: Row, current: bool) -> Row:
     elif row["resize"] == "reverting":
         set_status(tx, row["id"], "reverted")
         changes |= {"resize": None, "old_flavor": None}
+    if row["power"] == "running" and seen.get("by_watchdog"):
+        changes["power"] = "paused"
     off = row["power"] == "running" and seen["power"] == "stopped"
     if off and booted and seen["soft_reboot_epoch"] >= row["soft_reboot_epoch"]:
         changes["power"] = "stopped"  # the guest switched itself off

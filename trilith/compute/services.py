@@ -6,6 +6,7 @@ from typing import Any
 
 from trilith.compute.aggregates import AGGREGATE, zone_of
 from trilith.compute.servers import servers_on
+from trilith.compute.takeovers import change_host, forget
 from trilith.compute.versions import COMPUTE
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Choice, Flag, Member, Object, Text
@@ -90,13 +91,13 @@ def change_by_name(ctx: Ctx) -> Row:
     if action == "force-down":
         if "forced_down" not in body:
             raise Fault("invalid", "Missing forced_down field")
-        ctx.tx.update(HOST, host, forced_down=body["forced_down"])
+        change_host(ctx.tx, host, forced_down=body["forced_down"])
         return {"service": view | {"forced_down": body["forced_down"]}}
     reason = body.get("disabled_reason")
     if action == "disable-log-reason" and reason is None:
         raise Fault("invalid", "Missing disabled reason field")
     disabled = action != "enable"
-    ctx.tx.update(HOST, host, disabled=disabled, disabled_reason=reason if action == "disable-log-reason" else None)
+    change_host(ctx.tx, host, disabled=disabled, disabled_reason=reason if action == "disable-log-reason" else None)
     view["status"] = "disabled" if disabled else "enabled"
     return {"service": view | ({"disabled_reason": reason} if action == "disable-log-reason" else {})}
 
@@ -124,7 +125,7 @@ def change(ctx: Ctx) -> Row:
         changes = {"disabled": disabled, "disabled_reason": body.get("disabled_reason") if disabled else None}
     if "forced_down" in body:
         changes["forced_down"] = body["forced_down"]
-    service["row"] = ctx.tx.update(HOST, service["row"], **changes)
+    service["row"] = change_host(ctx.tx, service["row"], **changes)
     return {"service": _view(ctx, service)}
 
 
@@ -152,4 +153,5 @@ def delete(ctx: Ctx) -> None:
     for aggregate in ctx.tx.rows(AGGREGATE):
         if host["name"] in aggregate["hosts"]:
             ctx.tx.update(AGGREGATE, aggregate, hosts=[name for name in aggregate["hosts"] if name != host["name"]])
+    forget(ctx.tx, host["name"])
     ctx.tx.delete(HOST, host)

@@ -34,7 +34,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trilith.drivers import block_copy, linux_net, nbd, pidfiles, qemu_img
+from trilith.drivers import block_copy, crashes, linux_net, nbd, pidfiles, qemu_img
 from trilith.drivers import qemu_command as command
 from trilith.drivers.durable import publish, sync_directory
 from trilith.drivers.qmp import CommandError, Monitor, Monitors
@@ -62,7 +62,7 @@ POWER = {
     "internal-error": "crashed",
     "guest-panicked": "crashed",
 }  # any other state of QEMU is a paused machine
-CHANGES = {"SHUTDOWN", "STOP", "RESUME", "DEVICE_DELETED", "BLOCK_IO_ERROR", "GUEST_PANICKED"}
+CHANGES = {"SHUTDOWN", "STOP", "RESUME", "DEVICE_DELETED", "BLOCK_IO_ERROR", "GUEST_PANICKED", "WATCHDOG"}
 NEVER = -1  # the epoch of a machine that was never started
 
 
@@ -143,8 +143,13 @@ class Qemu:
         nics = [n["port_id"] for n in spec["nics"] if attached is None or command.nic_id(n["port_id"]) in attached]
         if live is not None and live.status == "io-error":
             error = "The machine waits: its disk has no room or does not answer."
+        if live is not None and live.status == "guest-panicked":
+            error = "The guest's kernel panicked."
+        power = self._power(server_id, spec, pid, live)
         return {
-            "power": self._power(server_id, spec, pid, live),
+            "power": power,
+            "crash": crashes.verdict(spec["crashes"], spec["starts"], time.time()) if power == "crashed" else None,
+            "by_watchdog": power == "paused" and _by_watchdog(live) and not spec["watchdog_noted"],
             "process": pid is not None,
             "boot_epoch": spec["boot_epoch"],
             "soft_reboot_epoch": spec["soft_reboot_epoch"],
@@ -208,6 +213,7 @@ class Qemu:
             old_ports = {nic["port_id"]: nic for nic in spec["nics"]}
             spec.update({field: machine[field] for field in ("name", "vcpus", "ram_mib", "root_epoch", "root_gib")})
             spec.update({field: machine[field] for field in ("rescue_image_id", "config_drive")})
+            spec["watchdog_action"] = command.watchdog_action(machine.get("watchdog_action"))
             spec["disks"] = []
             for disk in machine["disks"]:
                 self._add_disk(server_id, spec, disk, image_path)
@@ -266,12 +272,24 @@ class Qemu:
                 if epochs == (boot_epoch, soft_reboot_epoch) and self._status(server_id) == "running":
                     return
                 self._terminate(server_id)
-            spec.update(boot_epoch=boot_epoch, soft_reboot_epoch=soft_reboot_epoch, power="running")
+            if boot_epoch != spec["boot_epoch"]:
+                spec["crashes"] = []  # somebody asked for it
+            spec.update(
+                watchdog_noted=False, boot_epoch=boot_epoch, soft_reboot_epoch=soft_reboot_epoch, power="running"
+            )
             spec.update(started_at=datetime.now(UTC).isoformat(timespec="seconds"))
             spec.update(shutdown_asked_at=None, shutdown_sent_at=None)
             self._write(server_id, spec)
             self._saved(server_id).unlink(missing_ok=True)
             self._launch(server_id, spec, taps)
+            self._write(server_id, {**spec, "starts": spec["starts"] + 1})
+
+    def note_crash(self, server_id: str) -> None:
+        """It ended by itself: see `crashes`."""
+        with self._lock(server_id):
+            spec = self._read(server_id)
+            found = crashes.noted(spec["crashes"], spec["starts"], time.time())
+            self._write(server_id, {**spec, "crashes": found})
 
     def resume(self, server_id: str, taps: dict[str, str]) -> None:
         """Go on with a suspended machine. Saved memory that cannot be used is dropped: the machine is then crashed."""
@@ -294,9 +312,9 @@ class Qemu:
         with self._lock(server_id):
             live = self._require(server_id)
             spec = self._read(server_id)
-            if spec["power"] != "running":
+            if spec["power"] != "running" or spec["watchdog_noted"]:
                 # from here on its disks change: the saved memory must never be used again
-                self._write(server_id, {**spec, "power": "running"})
+                self._write(server_id, {**spec, "power": "running", "watchdog_noted": False})
                 self._saved(server_id).unlink(missing_ok=True)
             self._execute(live, "cont")
             live.dirty = True
@@ -305,6 +323,7 @@ class Qemu:
         with self._lock(server_id):
             live = self._require(server_id)
             self._execute(live, "stop")
+            self._write(server_id, {**self._read(server_id), "watchdog_noted": True})
             live.dirty = True
 
     def suspend(self, server_id: str) -> None:
@@ -350,6 +369,17 @@ class Qemu:
         """End its process without a word in the record: it is seen as crashed, so it starts again if it is wanted."""
         with self._lock(server_id):
             self._terminate(server_id)
+
+    def stop_shared(self) -> set[str]:
+        """For when another host may start them: end at once every machine whose disks are all shared, waiting for no
+        lock and no answer. Returns those that still run."""
+        found = set()
+        for server_id in self.known():
+            disks, pid = self._read(server_id)["disks"], self._pid(server_id)
+            if pid is not None and all(disk.get("shared") or "nbd" in disk for disk in disks):
+                found.add(server_id)
+                self._send_kill(server_id, pid)
+        return found
 
     # ---- devices of a running machine
 
@@ -509,7 +539,7 @@ class Qemu:
             document: Doc = json.loads((self._home(server_id) / "spec.json").read_bytes())
         except FileNotFoundError:
             return _blank_spec()
-        return document
+        return _blank_spec() | document
 
     def _write(self, server_id: str, spec: Doc) -> None:
         part = self._home(server_id) / "spec.part"
@@ -530,7 +560,7 @@ class Qemu:
             record["port"] = command.disk_port(disk["device"], {d["port"] for d in spec["disks"]})
         except ValueError as error:
             raise Refused(f"Cannot attach {disk['device']}: {error}.") from error
-        record["boot_index"] = disk.get("boot_index")
+        record.update(boot_index=disk.get("boot_index"), shared=bool(disk.get("shared")))
         if disk["kind"] == "volume" and disk.get("nbd"):
             record.update(format="raw", volume_id=disk["volume_id"], size_gib=disk["size_gib"])
             record["nbd"] = {name: value for name, value in disk["nbd"].items() if name != "key"}
@@ -670,6 +700,11 @@ class Qemu:
         pid = self._pid(server_id)
         if pid is None:
             return
+        self._send_kill(server_id, pid)
+        if not self._await_exit(server_id, 10.0):
+            raise Unavailable(f"QEMU process {pid} does not die.")
+
+    def _send_kill(self, server_id: str, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             fd = os.pidfd_open(pid)
             try:
@@ -677,8 +712,6 @@ class Qemu:
                     signal.pidfd_send_signal(fd, signal.SIGKILL)
             finally:
                 os.close(fd)
-        if not self._await_exit(server_id, 10.0):
-            raise Unavailable(f"QEMU process {pid} does not die.")
 
     def _await_exit(self, server_id: str, timeout_s: float) -> bool:
         pid = self._pid(server_id)
@@ -757,6 +790,8 @@ class Qemu:
         return frozenset(item["name"] for item in listing)
 
     def _power(self, server_id: str, spec: Doc, pid: int | None, live: Live | None) -> str:
+        if _by_watchdog(live) and spec["watchdog_action"] == "poweroff":
+            return "stopped"
         if pid is not None:
             return POWER.get(live.status, "paused") if live is not None else "running"
         if spec["power"] == "suspended" and self._saved(server_id).exists():
@@ -802,6 +837,10 @@ class Qemu:
             if found["status"] in ("failed", "cancelled"):
                 raise Unavailable(f"The machine's memory could not be saved: {found.get('error-desc', '')}")
             time.sleep(0.05)
+
+
+def _by_watchdog(live: Live | None) -> bool:
+    return live is not None and live.status == "watchdog"
 
 
 def _connected(live: Live) -> Monitor:
@@ -865,6 +904,10 @@ def _blank_spec() -> Doc:
         "nics": [],
         "power": "stopped",  # what we made of it last: running without a process means crashed
         "started_at": None,
+        "starts": 0,
+        "crashes": [],
+        "watchdog_action": "disabled",
+        "watchdog_noted": False,  # that the watchdog paused it is known, and it is wanted paused
         "shutdown_asked_at": None,
         "shutdown_sent_at": None,
         "snapshots_done": [],

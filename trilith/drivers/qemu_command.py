@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trilith.drivers.qemu_img import qemu_format
+from trilith.kernel.errors import Refused
 
 Doc = dict[str, Any]
 
@@ -20,8 +21,17 @@ DISK_PORTS = 16  # vda to vdp
 NIC_PORTS = 8
 PORTS_PER_SLOT = 8
 FIRST_SLOT = 0x10
+WATCHDOG_ADDRESS = "1e.0"
+WATCHDOG_ACTIONS = ("disabled", "reset", "poweroff", "pause", "none")
 RECONNECT_S = 120  # that a guest's request waits for a volume's host: its agent, or the host itself, starts again
 CODE_CACHE_MIB = 32  # of the TCG translator; its default is most of a small machine's memory
+
+
+def watchdog_action(asked: str | None) -> str:
+    """What happens when the guest's watchdog is not fed, as ``hw:watchdog_action`` says it; disabled: there is none."""
+    if asked not in (None, *WATCHDOG_ACTIONS):
+        raise Refused(f"Provided watchdog action ({asked}) is not supported.")
+    return asked or "disabled"
 
 
 def disk_id(key: str) -> str:
@@ -160,7 +170,13 @@ def arguments(
     words += ["-smbios", f"type=1,manufacturer=Trilith,product=OpenStack Compute,serial={server_id},uuid={server_id}"]
     words += ["-sandbox", SANDBOX, "-pidfile", str(directory / "run" / "pid")]
     # a guest that powers off stays as it is, paused, so that this is seen by whoever looks later
-    words += ["-action", "shutdown=pause,reboot=reset"]
+    # and so does one whose kernel panics, which it tells by pvpanic
+    words += ["-action", "shutdown=pause,reboot=reset,panic=pause", *_device({"driver": "pvpanic"})]
+    if spec["watchdog_action"] != "disabled":
+        # QEMU would not be there any more to say why; its driver ends it
+        action = "pause" if spec["watchdog_action"] == "poweroff" else spec["watchdog_action"]
+        words += ["-action", f"watchdog={action}"]
+        words += _device({"driver": "i6300esb", "bus": "pcie.0", "addr": WATCHDOG_ADDRESS})
     for name in ("qmp", "qmp2"):  # the second is for diagnosis: a monitor has one client at a time
         words += ["-chardev", f"socket,id={name},path={run}/{name},server=on,wait=off"]
         words += ["-mon", f"chardev={name},mode=control"]

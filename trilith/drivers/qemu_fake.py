@@ -8,17 +8,21 @@ once. Nobody listens on its console sockets.
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from trilith.drivers import crashes
+from trilith.drivers.qemu_command import watchdog_action
 from trilith.kernel.errors import Refused, Unavailable
 
 Doc = dict[str, Any]
 ImagePath = Callable[[str], Path]
 
 NEVER = -1
+NO_CRASH: Doc = {"starts": 0, "crashes": []}
 DEFINED = ("name", "vcpus", "ram_mib", "root_epoch", "root_gib", "rescue_image_id", "config_drive")
 
 
@@ -53,8 +57,11 @@ class FakeQemu:
         world = self._read(server_id)
         disks, nics, runs = world["disks"], world["nics"], world["process"]
         power = world["power"]
+        power = "crashed" if power in ("running", "paused") and not runs else power
         return {
-            "power": "crashed" if power in ("running", "paused") and not runs else power,
+            "power": power,
+            "crash": crashes.verdict(world["crashes"], world["starts"], time.time()) if power == "crashed" else None,
+            "by_watchdog": False,
             **{name: world[name] for name in DEFINED if name not in ("name", "config_drive")},
             **{name: world[name] for name in ("process", "boot_epoch", "soft_reboot_epoch", "snapshots_done")},
             "disks": [disk["device"] for disk in disks],
@@ -93,6 +100,7 @@ class FakeQemu:
             if world["process"]:
                 raise Unavailable("The machine is running; it cannot be defined anew.")
             world.update({name: machine[name] for name in DEFINED})
+            watchdog_action(machine.get("watchdog_action"))
             for disk in machine["disks"]:
                 self._ask_for_image(world, disk, image_path)
             world["disks"] = machine["disks"]
@@ -118,10 +126,17 @@ class FakeQemu:
             lines = ["Linux version 6.1.0 (pretended)", f"Booted {world['name']} at epoch {boot_epoch}", "login:"]
             console = world["console"] + "".join(f"{line}\n" for line in lines)
             started_at = datetime.now(UTC).isoformat(timespec="seconds")
+            world["crashes"] = world["crashes"] if boot_epoch == world["boot_epoch"] else []
+            world["starts"] += 1
             world.update(**epochs, power="running", process=True, started_at=started_at, console=console[-(1 << 20) :])
             world["nics"] = [{**nic, "attached": nic["port_id"] in taps} for nic in world["nics"]]
             self._write(server_id, world)
         self.on_change()
+
+    def note_crash(self, server_id: str) -> None:
+        with self._lock:
+            world = self._read(server_id)
+            self._change(server_id, crashes=crashes.noted(world["crashes"], world["starts"], time.time()))
 
     def resume(self, server_id: str, taps: dict[str, str]) -> None:
         with self._lock:
@@ -150,6 +165,14 @@ class FakeQemu:
         with self._lock:
             if server_id in self.known() and self._read(server_id)["process"]:
                 self._change(server_id, process=False, power="running")  # which without a process is crashed
+
+    def stop_shared(self) -> set[str]:
+        with self._lock:
+            running = {server_id for server_id in self.known() if self._read(server_id)["process"]}
+            shared = {key for key in running if all(map(_is_shared, self._read(key)["disks"]))}
+            for server_id in shared:
+                self.kill(server_id)
+        return set()
 
     def attach_disk(self, server_id: str, disk: Doc, image_path: ImagePath) -> None:
         with self._lock:
@@ -239,14 +262,25 @@ class FakeQemu:
         except FileNotFoundError:
             zeros = {"name": "", "vcpus": 0, "ram_mib": 0, "root_gib": 0, "root_epoch": NEVER, "boot_epoch": NEVER}
             lists: Doc = {"disks": [], "nics": [], "snapshots_done": [], "config_drive_files": []}
-            state = {"power": "stopped", "process": False, "console": "", "started_at": None, "config_drive": False}
-            return {**zeros, **lists, **state, "soft_reboot_epoch": NEVER, "rescue_image_id": None}
-        return document
+            state = {
+                "starts": 0,
+                "power": "stopped",
+                "process": False,
+                "console": "",
+                "started_at": None,
+                "config_drive": False,
+            }
+            return {**zeros, **lists, **state, "soft_reboot_epoch": NEVER, "rescue_image_id": None, **NO_CRASH}
+        return NO_CRASH | document
 
     def _write(self, server_id: str, world: Doc) -> None:
         part = self.directory / server_id / "world.part"
         part.write_text(json.dumps(world))
         part.rename(self.directory / server_id / "world.json")  # not synced: it is to survive a kill, not a power cut
+
+
+def _is_shared(disk: Doc) -> bool:
+    return bool(disk.get("shared") or disk.get("nbd"))
 
 
 def _write_empty_qcow2(target: Path) -> None:

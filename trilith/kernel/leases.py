@@ -33,6 +33,8 @@ class Lease:
     holder: str
     epoch: int
     expires_at_s: float
+    free_s: float = 0.0
+    "For how long nobody had it, when it was taken."
 
 
 def acquire(tx: Tx, name: str, holder: str, for_s: float, now_s: float | None = None) -> Lease | None:
@@ -45,7 +47,8 @@ def acquire(tx: Tx, name: str, holder: str, for_s: float, now_s: float | None = 
         return Lease(name, holder, 1, moment + for_s)
     if row["holder"] != holder and row["expires_at_s"] > moment:
         return None
-    taken = Lease(name, holder, row["epoch"] + 1, moment + for_s)
+    free_s = max(0.0, moment - row["expires_at_s"])
+    taken = Lease(name, holder, row["epoch"] + 1, moment + for_s, free_s)
     found = tx.execute(
         LEASES.update()
         .where(LEASES.c.name == name, LEASES.c.epoch == row["epoch"])
@@ -84,14 +87,16 @@ def _is_free(tx: Tx, name: str, holder: str) -> bool:
 class Holder:
     """Keeps one lease for this process: `held()` takes it, and renews it when a third of its time is gone."""
 
-    def __init__(self, store: Store, name: str, holder: str, for_s: float = 10.0) -> None:
-        self.store, self.name, self.holder, self.for_s = store, name, holder, for_s
+    def __init__(
+        self, store: Store, name: str, holder: str, for_s: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.store, self.name, self.holder, self.for_s, self.clock = store, name, holder, for_s, clock
         self.lease: Lease | None = None
         self._renew_at_s = 0.0  # of this process's own clock, which never jumps
 
     def held(self) -> Lease | None:
         """None while another holds it. Raises `Unavailable` while the database is away."""
-        begun_s = time.monotonic()
+        begun_s = self.clock()
         if self.lease is not None and begun_s < self._renew_at_s:
             return self.lease
         lease, self.lease = self.lease, None

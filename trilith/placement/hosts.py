@@ -25,6 +25,7 @@ Row = dict[str, Any]
 
 AGENTS = Service("agent", "agent", "/agent/v1", PlainWire())
 LEASE_S = 10.0
+CLOCKS_S = 2.0  # that the clocks of controllers differ at most, and a beat's way back takes
 OUTAGE_S = 60.0  # that hosts which were all silent are waited for
 
 HOST = Noun(
@@ -42,6 +43,9 @@ HOST = Noun(
         storage_disabled=flag(default=False),
         storage_disabled_reason=text(255),
         forced_down=flag(default=False),
+        maintenance=flag(default=False),
+        barred=text(255),  # why it gets no lease: it is being fenced
+        knocked_at_s=json(default=0.0),  # when it last asked for one all the same
         inventory=json(default=dict),  # vcpus, ram_mib, disk_gib, hypervisor_version, cpu_info ...
         versions=json(default=dict),
         boot_id=text(64),
@@ -81,6 +85,11 @@ def hosted(
     HOSTED[kind] = Hosted(kind, wants, report, counted)
 
 
+def lapsed_s(row: Mapping[str, Any], now_s: float) -> float:
+    """For how long the host has not been heard."""
+    return now_s - float(row["seen_at_s"] or 0.0)
+
+
 def topic(host: str) -> str:
     """The hint topic of a host."""
     return f"host:{host}"
@@ -96,7 +105,8 @@ def heard(tx: Tx, role: str) -> list[Row]:
     """The hosts of a role, for who places something. Raises unavailable when none of them is up and one was a minute
     ago: after an outage of the API, hosts are heard again within seconds, and nothing fails for good until then."""
     rows = [row for row in tx.rows(HOST) if role in row["roles"]]
-    silent_s = min((time.time() - (row["seen_at_s"] or 0.0) for row in rows if not row["forced_down"]), default=0.0)
+    now_s = tx.now_s()
+    silent_s = min((now_s - (row["seen_at_s"] or 0.0) for row in rows if not row["forced_down"]), default=0.0)
     if LEASE_S <= silent_s < OUTAGE_S:
         raise Fault("unavailable", f"No {role} host has been heard for {silent_s:.0f} s; try again in a moment.")
     return rows
@@ -134,11 +144,15 @@ HEARTBEAT = Object(
 def heartbeat(ctx: Ctx) -> Doc:
     """The host lives. An agent without the present epoch begins a new one; the old one's reports are refused."""
     row, body = _own_host(ctx, ctx.path["name"]), ctx.body
+    if row["barred"]:
+        ctx.store.run(lambda tx: _knock(tx, row["name"]))
+        raise _barred(row)
     if is_up(row) and not _begins(row, body) and all(row[name] == body[name] for name in TOLD):
         # the usual one waits for no other writer, so that a host does not look dead because many things are made
-        seen = HOST.table.update().where(HOST.c.id == row["id"], HOST.c.epoch == row["epoch"])
-        ctx.store.run(lambda tx: tx.execute(seen.values(seen_at_s=time.time())), queue=False)
-        return {"epoch": row["epoch"], "lease_s": LEASE_S}
+        seen = HOST.table.update().where(HOST.c.id == row["id"], HOST.c.epoch == row["epoch"], HOST.c.barred.is_(None))
+        beat = ctx.store.run(lambda tx: tx.execute(seen.values(seen_at_s=tx.now_s())).rowcount, queue=False)
+        if beat:  # else it was barred in this very moment
+            return {"epoch": row["epoch"], "lease_s": LEASE_S}
     return {"epoch": ctx.store.run(lambda tx: _told(tx, row["name"], body)), "lease_s": LEASE_S}
 
 
@@ -152,15 +166,29 @@ def _begins(row: Row, body: Doc) -> bool:
 def _told(tx: Tx, host: str, body: Doc) -> int:
     """Writes what a host says of itself; its epoch from now on."""
     row = tx.get(HOST, host)
+    if row["barred"]:
+        raise _barred(row)
     epoch: int = row["epoch"] + _begins(row, body)
-    tx.update(HOST, row, epoch=epoch, seen_at_s=time.time(), **{name: body[name] for name in TOLD})
+    tx.update(HOST, row, epoch=epoch, seen_at_s=tx.now_s(), **{name: body[name] for name in TOLD})
     return epoch
+
+
+def _knock(tx: Tx, host: str) -> None:
+    row = tx.get(HOST, host)
+    if row["barred"]:
+        tx.update(HOST, row, touch=False, knocked_at_s=tx.now_s())
+
+
+def _barred(row: Row) -> Fault:
+    return Fault("conflict", f"Host {row['name']} gets no lease now: {row['barred']}")
 
 
 @AGENTS.route("GET", "/hosts/{name}/wants", "host")
 def wants(ctx: Ctx) -> Doc:
     """Everything that this host shall have, by kind."""
     row = _own_host(ctx, ctx.path["name"])
+    if row["barred"]:
+        raise _barred(row)
     name = row["name"]
     return {kind: [_numbered(doc, it.counted) for doc in it.wants(ctx.tx, name)] for kind, it in HOSTED.items()}
 
@@ -191,6 +219,8 @@ REPORT = Object(
 def report(ctx: Ctx) -> None:
     row = _own_host(ctx, ctx.path["name"])
     body = ctx.body
+    if row["barred"]:
+        raise _barred(row)
     if body["epoch"] != row["epoch"]:
         raise Fault("conflict", f"Host {row['name']} speaks with epoch {row['epoch']} now, not {body['epoch']}.")
     entry = HOSTED.get(body["kind"])

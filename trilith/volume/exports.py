@@ -20,6 +20,11 @@ def is_remote(volume: Row, host: str | None) -> bool:
     return bool(volume["multiattach"] or volume["host"] != host)
 
 
+def is_shared(volume: Row, host: str | None) -> bool:
+    """Whether the volume outlives the host that a server with it runs on."""
+    return bool(volume.get("shared") or volume["host"] != host)
+
+
 def export_wants(tx: Tx, volumes: list[Row], attachments: list[Row]) -> dict[str, Row]:
     """By volume, who may connect to it: the ``export`` of its want. Hosts that are not ours get no key."""
     remote, by_id = [], {volume["id"]: volume for volume in volumes}

@@ -19,7 +19,9 @@ KILL_REST_S = (0.3, 2.0)
 class Drill:
     """`inject` breaks something and says what; `heal`, `lasts_s` later, ends it where it does not end by itself.
     `storm`: servers that are asked for in one request just before; how long requests are slow is then no bar, because
-    the machines that boot take the processors of a rehearsal for minutes. `restarts`: machines may be started again."""
+    the machines that boot take the processors of a rehearsal for minutes. `machines`: that run then. `restarts`:
+    machines may be started again. `counted`: QEMU processes are counted over all hosts throughout: never two of one
+    machine."""
 
     name: str
     what: str
@@ -29,11 +31,15 @@ class Drill:
     lasts_s: float = 0.0
     before: Callable[[Site], None] | None = None
     storm: int = 0
+    machines: int = 0
+    counted: bool = False
     restarts: bool = False
     cluster: bool = True
     "Needs a rehearsal; else it works on one machine too."
     pings: bool = False
     "Is about machines' traffic: needs real ones."
+    named: bool = False
+    "Is done only where it is named: it needs shared storage."
 
 
 def _rehearsed(site: Site) -> Rehearsed:
@@ -128,6 +134,32 @@ def gateway_host(site: Site) -> str:
     return f"power of {host}, the gateway"
 
 
+def compute_host(site: Site) -> str:
+    cluster = _rehearsed(site)
+    host = cluster.busiest()
+    machines = len(cluster.machines()[host])
+    cluster.power_off([host])
+    return f"power of {host}, which ran {machines} machines"
+
+
+def compute_link(network: str) -> Callable[[Site], str]:
+    def cut(site: Site) -> str:
+        host = _rehearsed(site).busiest()
+        _rehearsed(site).cut(host, network)
+        return f"{network} of {host}, which ran most machines"
+
+    return cut
+
+
+def half_the_hosts(site: Site) -> str:
+    cluster = _rehearsed(site)
+    hosts = [name for name in cluster.computes if name not in cluster.controllers]
+    gone = hosts[: max(2, (len(hosts) + 1) // 2)]
+    for name in gone:
+        cluster.cut(name, "all")
+    return f"every link of {', '.join(gone)}"
+
+
 def everything(site: Site) -> str:
     cluster = _rehearsed(site)
     cluster.power_off(cluster.hosts)
@@ -200,6 +232,49 @@ DRILLS: dict[str, Drill] = {
             heal=restore,
             lasts_s=20.0,
             pings=True,
+        ),
+        Drill(
+            "compute-host-loss",
+            "a compute host with 10 machines, power cut",
+            compute_host,
+            Bar(failed=0, ping_s=60.0),
+            heal=restore,
+            lasts_s=90.0,
+            machines=10,
+            counted=True,
+            restarts=True,
+            pings=True,
+            named=True,
+        ),
+        *(
+            Drill(
+                f"compute-{name}-cut",
+                f"{what} of a compute host, cut for 90 s",
+                compute_link(network),
+                Bar(failed=0),
+                heal=restore,
+                lasts_s=90.0,
+                machines=4,
+                counted=True,
+                restarts=True,
+                named=True,
+            )
+            for name, what, network in (
+                ("management", "the management link", "management"),
+                ("storage", "the storage link", "storage"),
+                ("host", "every link", "all"),
+            )
+        ),
+        Drill(
+            "half-the-hosts",
+            "half of the compute hosts vanish, for 90 s: nothing is touched",
+            half_the_hosts,
+            Bar(failed=0),
+            heal=restore,
+            lasts_s=90.0,
+            machines=4,
+            counted=True,
+            named=True,
         ),
         Drill("any-process", "any process, again and again", any_process, Bar(), cluster=False),
         Drill("everything", "power of everything", everything, Bar(outage_s=120.0), restarts=True),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import ssl
 import time
 import urllib.error
@@ -41,6 +42,7 @@ class Rehearsed:
         self.name, self.fake, self.url, self.vip = cluster.name, cluster.fake, f"https://{cluster.vip}", cluster.vip
         self.hosts = [host.name for host in cluster.hosts]
         self.controllers = [host.name for host in cluster.with_role("control")]
+        self.computes = [host.name for host in cluster.with_role("compute")]
         self._gateways = [host.name for host in cluster.with_role("network")]
         self.ca: Path | None = self._rehearsal.state / "drill-ca.crt"
         write_file(self.ca, self._first(["cat", f"{STATE}/secrets/tls/ca.crt"]).encode())
@@ -137,6 +139,22 @@ class Rehearsed:
             raise Problem(f"No network host is gateway for port {self.gateway_port}. There: ovn-sbctl show")
         return found
 
+    def machines(self) -> dict[str, set[str]]:
+        """Host -> servers that have a QEMU process there, as this machine's kernel says it: no host is asked."""
+        found: dict[str, set[str]] = {}
+        for name in self.computes:
+            words = [word for pid in self._host(name).pids() for word in _command_line(pid)]
+            found[name] = {m[1] for word in words if (m := re.fullmatch(r"guest=([0-9a-f-]{36}),.*", word))}
+        return found
+
+    def busiest(self) -> str:
+        """The compute host, no controller, that runs most machines."""
+        running = self.machines()
+        alone = [name for name in self.computes if name not in self.controllers]
+        if not alone:
+            raise Problem("Every compute host of this rehearsal is a controller too. Drill a larger cluster file.")
+        return max(alone, key=lambda name: len(running[name]))
+
     # --- breaking
 
     def kill(self, process: Process) -> None:
@@ -214,3 +232,11 @@ class Rehearsed:
     def _all(self, names: Sequence[str], work: Callable[[str], T]) -> list[T]:
         with ThreadPoolExecutor(max(1, len(names))) as pool:
             return list(pool.map(work, names))
+
+
+def _command_line(pid: int) -> list[str]:
+    """[] of a process that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []

@@ -29,6 +29,7 @@ USERS = 2
 UPLOAD_BYTES = 4 << 20  # of the user who does nothing but upload
 USER_REST_S = 1.0  # a user's pause before each request: what breaks on a machine without any rest says little
 STEADY_S = 10.0  # that everything is healthy, and measured, before a drill ends: what died is seen seconds later only
+COUNT_EACH_S = 1.0
 LOOK_EACH_S = 2.0  # a look costs every host a part of a second of its processor
 Doc = dict[str, Any]
 Say = Callable[[str], None]
@@ -109,11 +110,14 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
     promises = Promises()
     standing = stage.user(99, promises, threading.Event())
     standing.stay()
+    if drill.machines:
+        _wait_running(standing, _storm(standing, drill.machines))
     promises.starts = {key: start for key, start in audit.starts(site.looks()).items() if key in promises.made}
     say(f"{drill.name}: measuring the usual for {BEFORE_S:.0f} s")
     measured = Measurement(stage.target())
     try:
-        with _users(stage, promises, detach=not drill.storm) as users:
+        counted = _counted(site if drill.counted else None, outcome)
+        with _users(stage, promises, detach=not drill.storm) as users, counted:
             time.sleep(BEFORE_S)
             if drill.storm:
                 _storm(standing, drill.storm)
@@ -177,8 +181,8 @@ def _users(stage: Stage, promises: Promises, detach: bool) -> Iterator[list[User
             user.join(max(0.0, deadline - time.monotonic()))
 
 
-def _storm(user: User, count: int) -> None:
-    """Many servers by one request; each is a promise."""
+def _storm(user: User, count: int) -> list[str]:
+    """Many servers by one request; each is a promise. Returns their ids."""
     things, name = user.things, "storm"
     body: Doc = {
         "name": name,
@@ -192,6 +196,35 @@ def _storm(user: User, count: int) -> None:
         raise Broken(f"asking for {count} servers: {answer.status} {answer.content[:200]!r}")
     listed = user.ask("GET", f"{PATHS['server']}?name={name}-").json["servers"]
     user.promises.made |= {row["id"]: "server" for row in listed}
+    return [row["id"] for row in listed]
+
+
+def _wait_running(user: User, servers: list[str]) -> None:
+    for server in servers:
+        user.wait("server", server, "ACTIVE")
+
+
+@contextmanager
+def _counted(site: Site | None, outcome: Outcome) -> Iterator[None]:
+    """Meanwhile, QEMU processes are counted: a machine that has two is lost, whatever becomes of it later."""
+    ended = threading.Event()
+
+    def count() -> None:
+        while isinstance(site, Rehearsed) and not ended.wait(COUNT_EACH_S):
+            running = site.machines()
+            for server in set().union(*running.values()):
+                there = sorted(host for host, servers in running.items() if server in servers)
+                twice = f"machine {server} ran on {' and '.join(there)} at once"
+                if len(there) > 1 and twice not in outcome.lost:
+                    outcome.lost.append(twice)
+
+    counter = threading.Thread(target=count, daemon=True)
+    counter.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        counter.join(10)
 
 
 def _break(site: Site, drill: Drill, outcome: Outcome, say: Say) -> None:

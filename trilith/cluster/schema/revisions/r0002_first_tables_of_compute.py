@@ -208,3 +208,33 @@ def upgrade() -> None:
     steps.create_index("ix_compute_servers_project_id", "compute_servers", ["project_id"], unique=False)
     steps.create_index("ix_compute_servers_server_group_id", "compute_servers", ["server_group_id"], unique=False)
     steps.create_index("ix_compute_servers_status", "compute_servers", ["status"], unique=False)
+    steps.create_table(
+        "compute_takeover_control",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("reserve_hosts", sa.Integer()),
+        sa.Column("calm_until_s", sa.JSON()),
+        sa.Column("brake", sa.JSON()),
+        sa.Column("created_at", sa.String(length=26)),
+        sa.Column("updated_at", sa.String(length=26)),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    steps.create_table(
+        "compute_takeovers",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("host", sa.String(length=255)),
+        sa.Column("state", sa.String(length=32)),
+        sa.Column("ended", sa.Boolean()),
+        sa.Column("why", sa.String(length=1024)),
+        sa.Column("forced", sa.Boolean()),
+        sa.Column("word_given", sa.Boolean()),
+        sa.Column("opinion", sa.JSON()),
+        sa.Column("fenced_by", sa.String(length=64)),
+        sa.Column("times", sa.JSON()),
+        sa.Column("moves", sa.JSON()),
+        sa.Column("created_at", sa.String(length=26)),
+        sa.Column("updated_at", sa.String(length=26)),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    steps.create_index("ix_compute_takeovers_host", "compute_takeovers", ["host"], unique=False)

@@ -117,6 +117,7 @@ def upgrade() -> None:
         sa.Column("path", sa.String(length=1024)),
         sa.Column("seen_size_gib", sa.Integer()),
         sa.Column("seen_error", steps.LONG_TEXT),
+        sa.Column("export", sa.JSON()),
         sa.Column("fault", steps.LONG_TEXT),
         sa.Column("transient_since", sa.String(length=26)),
         sa.Column("project_id", sa.String(length=64)),
