@@ -8,11 +8,13 @@ A machine that is wanted running and is seen ``stopped`` at the wanted ``boot_ep
 left so. Seen ``crashed`` (its process ended without us: killed, or the host rebooted) it is started again.
 
 Acts (see `agent.machines`): ``define start resume cont pause suspend powerdown end kill destroy``, ``attach_disk
-detach_disk resize_volume``, ``add_nic drop_nic``, ``snapshot upload_snapshot drop_snapshot``.
+detach_disk resize_volume``, ``add_nic drop_nic``, ``snapshot upload_snapshot drop_snapshot``, and those of a move
+(`move_plan`): ``export end_export fetch``, ``receive settle``, ``mirror send switch stop_sending``.
 """
 
 from typing import Any
 
+from trilith.compute import move_plan
 from trilith.kernel.reconcile import Act
 
 Doc = dict[str, Any]
@@ -35,6 +37,10 @@ ABSENT: Doc = {
     "snapshots_made": [],
     "snapshots_done": [],
     "shutdown": None,
+    "export": None,
+    "fetched": None,
+    "incoming": None,
+    "outgoing": None,
 }
 CONFIG = ("metadata", "user_data", "network_data", "vendor_data", "admin_password", "hostname")
 
@@ -44,6 +50,11 @@ def plan(want: Doc, seen: Doc | None) -> list[Act]:
     if not want["present"]:
         return [] if seen is None else _remove(seen)
     target, seen = machine(want), ABSENT | (seen or {})
+    if want.get("move") is not None:
+        return move_plan.plan(want, target, seen, _shut_down(seen, [Act("end")]), _volumes_ready(target))
+    left = _after_move(seen)
+    if left:
+        return left
     acts = _steer(want, target, seen)
     if acts is not None:
         return acts
@@ -54,9 +65,16 @@ def plan(want: Doc, seen: Doc | None) -> list[Act]:
     return snapshots
 
 
+def _after_move(seen: Doc) -> list[Act]:
+    """What a move that is over, done or undone, has left here."""
+    acts = [Act("end_export")] if seen["export"] else []
+    acts += [Act("stop_sending")] if seen["outgoing"] else []
+    return acts + ([Act("settle")] if seen["incoming"] else [])
+
+
 def shut_down_by_guest(want: Doc, seen: Doc) -> bool:
     """Whether the guest ended by itself what is wanted to go on: to be wanted stopped from now on."""
-    if not want["present"] or want["power"] == "stopped" or seen["power"] != "stopped":
+    if not want["present"] or want["power"] == "stopped" or seen["power"] != "stopped" or want.get("move"):
         return False
     return not _boot_is_due(want, seen) and not _restart_is_due(want, machine(want), seen)
 

@@ -23,13 +23,22 @@ BUSY_STATUSES = {
     ("active", "rebuilding"): "REBUILD",
     ("stopped", "rebuilding"): "REBUILD",
     ("error", "rebuilding"): "REBUILD",
-    ("active", "resize_finish"): "RESIZE",
-    ("stopped", "resize_finish"): "RESIZE",
+    **{(vm, f"resize_{task}"): "RESIZE" for vm in ("active", "stopped") for task in ("prep", "migrating", "finish")},
+    ("active", "migrating"): "MIGRATING",
+    ("paused", "migrating"): "MIGRATING",
     ("resized", "resize_reverting"): "REVERT_RESIZE",
 }
 ALL_STATUSES = {*STATUSES.values(), *BUSY_STATUSES.values(), "MIGRATING", "PASSWORD", "SOFT_DELETED", "UNKNOWN"} | {
     "SHELVED",
     "SHELVED_OFFLOADED",
+}
+# phases of a move in which the machine is on its way -> what is being done
+MOVING = {
+    "copying": "resize_migrating",
+    "returning": "resize_reverting",
+    "preparing": "migrating",
+    "moving": "migrating",
+    "switching": "migrating",
 }
 TURNING = {
     ("stopped", "running"): "powering-off",
@@ -69,8 +78,8 @@ def _vm_state(row: Row, seen: Row) -> str:
     if seen.get("rescue_image_id"):
         return "rescued"
     power = seen.get("power")
-    if power is None or power == "crashed":
-        return VM_STATES[row["power"]]
+    if power not in VM_STATES or (row["move"] or {}).get("phase") in MOVING:
+        return VM_STATES[row["power"]]  # crashed, on its way, or not looked at yet
     return VM_STATES[power]
 
 
@@ -83,7 +92,10 @@ def _task_state(row: Row, seen: Row) -> str | None:
         return None
     if row["launched_at"] is None:
         return "scheduling" if row["host"] is None else "spawning"
-    if row["root_epoch"] > seen.get("root_epoch", -1):
+    phase = (row["move"] or {}).get("phase")
+    if phase in MOVING:
+        return MOVING[phase]
+    if row["root_epoch"] > seen.get("root_epoch", -1) and row["resize"] is None:
         return "rebuilding"
     if row["resize"] in ("resizing", "reverting"):
         return {"resizing": "resize_finish", "reverting": "resize_reverting"}[row["resize"]]
