@@ -8,10 +8,12 @@ from trilith.compute.migrations import MIGRATION
 from trilith.compute.scheduler import claim, place
 from trilith.compute.server_actions import must
 from trilith.compute.server_changes import ask_of, begin_cold
+from trilith.compute.server_disks import format_of
 from trilith.compute.server_moves import LIVE, begin, local_keys, settle_on, undo
 from trilith.compute.server_requests import FQDN
 from trilith.compute.servers import SERVER, find_server, wish
 from trilith.compute.versions import COMPUTE
+from trilith.image.images import IMAGE
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Choice, Either, Flag, Member, Null, Object, Text
 from trilith.kernel.request import Ctx, Reply
@@ -151,8 +153,17 @@ def take_over(tx: Tx, row: Row, target: str, stopped: bool = False, **changes: A
     power = "stopped" if stopped else row["power"]
     if local_keys(row):
         changes["root_epoch"] = row["root_epoch"] + 1
+        image = tx.one(IMAGE, id=row["image_id"])
+        changes["disks"] = [_from_image(disk, row["image_id"], image) for disk in row["disks"]]
     changes |= {"seen": None, "failed": False, "fault": None, "power": power, "boot_epoch": row["boot_epoch"] + 1}
     return settle_on(tx, row, target, snapshots=[], **changes)
+
+
+def _from_image(disk: Row, image_id: str, image: Row | None) -> Row:
+    """A root disk may have been made of a shelved server's image, which is gone since."""
+    if disk["kind"] != "image" or image is None:
+        return disk
+    return disk | {"image_id": image_id, "image_format": format_of(image)}
 
 
 # those under way

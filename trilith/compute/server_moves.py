@@ -204,7 +204,7 @@ def settle_on(tx: Tx, row: Row, target: str, by_network: bool = False, **changes
         place = {"device_id": row["id"], "device_owner": f"compute:{zone}", "host": target}
         tx.update(PORT, bind_port(tx, port, **place), binding_peer="")
     disks = []
-    for disk in row["disks"]:
+    for disk in changes.pop("disks", row["disks"]):
         if disk["kind"] == "volume":
             attachment = tx.one(ATTACHMENT, id=disk["attachment_id"])
             volume = tx.one(VOLUME, id=disk["volume_id"])
@@ -213,7 +213,7 @@ def settle_on(tx: Tx, row: Row, target: str, by_network: bool = False, **changes
             if attachment is not None:
                 tx.update(ATTACHMENT, attachment, host=target, by_network=over_network)
         disks.append(disk)
-    return wish(tx, row, host=target, zone=zone, disks=changes.pop("disks", disks), **changes)
+    return wish(tx, row, host=target, zone=zone, disks=disks, **changes)
 
 
 def _bind_peer(tx: Tx, row: Row, target: str) -> None:

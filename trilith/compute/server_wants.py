@@ -10,6 +10,7 @@ from trilith.compute.instance_actions import ACTION, finish, note
 from trilith.compute.migrations import MIGRATION, set_status
 from trilith.compute.server_documents import meta_data
 from trilith.compute.server_networks import leave_port
+from trilith.compute.server_shelving import drop_shelved_image, give_up_shelving, shelving_reported
 from trilith.compute.server_status import MOVING
 from trilith.compute.servers import SERVER, fault_of, wish
 from trilith.kernel.errors import Fault
@@ -19,7 +20,7 @@ from trilith.placement.hosts import HOST, hosted, is_up
 
 Row = dict[str, Any]
 
-SNAPSHOT_TASKS = ("image_snapshot", "image_uploading")
+SNAPSHOT_TASKS = ("image_snapshot", "image_uploading", "shelving_image_uploading")
 ACTION_S = 600  # no act on a server may take longer
 REMOVAL_S = 60  # how long a server's removal waits for a host that is down
 
@@ -84,7 +85,7 @@ def want(
     return {
         "id": row["id"],
         "generation": row["wanted"],
-        "present": not row["deleting"],
+        "present": not row["deleting"] and (row["shelve"] or {}).get("phase") != "offloading",
         "name": row["name"],
         **{name: row[name] for name in ("power", "boot_epoch", "soft_reboot_epoch", "root_epoch")},
         **{name: row[name] for name in ("vcpus", "ram_mib", "config_drive", "rescue_image_id", "rescue_image_format")},
@@ -139,6 +140,8 @@ def report(tx: Tx, host: str, key: str, generation: int, seen: Row | None, fault
     current = generation == row["wanted"]
     if not row["deleting"] and moves.reported(tx, row, host, seen, fault, current):
         return
+    if not row["deleting"] and seen is None and fault is None and shelving_reported(tx, row, seen, current):
+        return
     if row["deleting"]:
         if seen is None and fault is None and current:
             finish_removal(tx, row)
@@ -156,6 +159,8 @@ def report(tx: Tx, host: str, key: str, generation: int, seen: Row | None, fault
         changes |= _settled(tx, row, seen, current)
     had = row
     row = tx.update(SERVER, row, **changes)
+    if row["shelve"] is not None and shelving_reported(tx, row, seen, current and fault is None):
+        return
     if row["failed"] and not had["failed"]:
         finish(tx, key, fault or "", host)
     elif row["task_state"] is None and not any(_moving(disk) for disk in row["disks"]):
@@ -177,7 +182,10 @@ def _give_up_snapshots(tx: Tx, row: Row, fault: str) -> None:
     for image in tx.rows(IMAGE, id=[each["image_id"] for each in row["snapshots"]], phase=["queued", "saving"]):
         tx.delete(IMAGE, image)
     finish(tx, row["id"], fault)
-    wish(tx, row, snapshots=[])
+    if row["shelve"] is not None:
+        give_up_shelving(tx, row, fault)
+    else:
+        wish(tx, row, snapshots=[])
 
 
 def _moving(disk: Row) -> bool:
@@ -233,6 +241,8 @@ def finish_removal(tx: Tx, row: Row) -> None:
     for disk in row["disks"]:
         if disk["kind"] == "volume":
             _release_volume(tx, row, disk)
+    if row["shelve"] is not None:
+        drop_shelved_image(tx, row)
     moment = now()
     finish(tx, row["id"])
     tx.update(SERVER, row, deleted_at=moment, terminated_at=moment, failed=False, snapshots=[], admin_password=None)

@@ -184,6 +184,7 @@ SERVER = Noun(
         peer=text(255, hidden=True, index=True),
         peer_claim=json(default=dict, hidden=True),
         peer_seen=json(hidden=True),
+        shelve=json(hidden=True),  # see `server_shelving`
         server_group_id=text(64, hidden=True, index=True),
         deleting=flag(default=False, hidden=True),
         deleted_at=time(hidden=True, index=True),

@@ -77,7 +77,7 @@ CHANGES = {
 }
 MIRROR = "mirror-"  # a job of a move, with the disk's key
 MIRRORS_S = 20.0
-SENDING = ("setup", "active", "pre-switchover", "device", "completed")
+SENDING = ("setup", "active", "pre-switchover", "device")
 BANDWIDTH_BYTES = 4 << 30  # a second: what the network gives
 DOWNTIME_MS = 300
 NEVER = -1  # the epoch of a machine that was never started

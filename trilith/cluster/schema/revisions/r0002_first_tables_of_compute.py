@@ -198,6 +198,7 @@ def upgrade() -> None:
         sa.Column("peer", sa.String(length=255)),
         sa.Column("peer_claim", sa.JSON()),
         sa.Column("peer_seen", sa.JSON()),
+        sa.Column("shelve", sa.JSON()),
         sa.Column("server_group_id", sa.String(length=64)),
         sa.Column("deleting", sa.Boolean()),
         sa.Column("deleted_at", sa.String(length=26)),
