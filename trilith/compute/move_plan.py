@@ -75,15 +75,17 @@ def _receive(want: Doc, target: Doc, seen: Doc, ready: bool) -> list[Act]:
 
 
 def _send(move: Doc, target: Doc, seen: Doc) -> list[Act]:
-    if not seen["process"] or seen["power"] not in ("running", "paused") or move["to"] is None:
-        return []
     who, out = {"move_id": move["id"]}, seen["outgoing"]
+    if not seen["process"] or seen["power"] not in ("running", "paused"):
+        return []
+    if move["phase"] == "switching":  # with nobody there any more it fails, and that decides
+        return [Act("switch", who)] if out and out["status"] == "pre-switchover" else []
+    if move["to"] is None:
+        return []
     keys = local_keys(target)
     if out is None or out["move"] != move["id"] or (out["status"] == "none" and set(keys) - out["mirrors"].keys()):
         return [Act("mirror", {**who, "secret": move["key"], "to": move["to"], "keys": keys})]
     if out["status"] == "none":
         return [Act("send", {**who, "to": move["to"]})] if all(out["mirrors"].values()) else []
-    if out["status"] == "pre-switchover":
-        return [Act("switch", who)] if move["phase"] == "switching" else []
     force = move["force"] and seen["power"] == "running" and out["status"] == "active"
     return [Act("pause")] if force else []

@@ -154,10 +154,10 @@ def _switching(tx: Tx, row: Row, is_owner: bool, seen: Row) -> None:
         _land(tx, row)  # the mirrored disks are there, as new as the source's or newer
 
 
-def _land(tx: Tx, row: Row) -> None:
+def _land(tx: Tx, row: Row, **changes: Any) -> None:
     migrations.set_status(tx, row["id"], "completed")
     old = row["host"]
-    row = _change_hosts(tx, row, "kept", claim=row["peer_claim"], by_network=True)
+    row = _change_hosts(tx, row, "kept", claim=row["peer_claim"], by_network=True, **changes)
     row = tx.update(SERVER, row, move=None, peer=None, peer_claim={}, peer_seen=None)
     tx.hint(f"host:{old}")
 
@@ -299,7 +299,7 @@ def _decide(tx: Tx, row: Row) -> None:
     if _fenced(tx, row["peer"]):
         undo(tx, row, f"Host {row['peer']} went down.")
     elif _fenced(tx, row["host"]):
-        _land(tx, row)
+        _land(tx, row, boot_epoch=row["boot_epoch"] + 1)  # not all of its memory may have come: its disks have
     elif not row["failed"]:
         message = f"It is not known on which of {row['host']} and {row['peer']} the machine is: neither host tells."
         finish(tx, row["id"], message)

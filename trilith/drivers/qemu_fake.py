@@ -69,7 +69,9 @@ class FakeQemu:
             "shutdown": None,
             "started_at": world["started_at"] if runs else None,
             "error": None,
-            **{name: world.get(name) for name in ("export", "fetched", "incoming", "outgoing")},
+            **{name: world.get(name) for name in ("export", "fetched")},
+            "incoming": world.get("incoming") if runs else None,
+            "outgoing": _lost(world.get("outgoing")) if not runs else world.get("outgoing"),
             "layout": {"disks": {}, "nics": {}} if runs else None,
         }
 
@@ -154,6 +156,7 @@ class FakeQemu:
         with self._lock:
             if server_id in self.known() and self._read(server_id)["process"]:
                 self._change(server_id, process=False, power="running")  # which without a process is crashed
+                self._hang_up(server_id)
 
     def attach_disk(self, server_id: str, disk: Doc, image_path: ImagePath) -> None:
         with self._lock:
@@ -303,6 +306,16 @@ class FakeQemu:
                 self._change(server_id, power=out["was"])
             self._change(server_id, outgoing=None)
 
+    def _hang_up(self, server_id: str) -> None:
+        """The process that waits on the other host for this one's memory ends when it does not get all of it."""
+        out = self._read(server_id).get("outgoing")
+        if out is None or out["status"] != "pre-switchover":
+            return
+        there = Path(out["to"]["world"])
+        other = self._read(server_id, there)
+        if other["process"] and other["power"] == "incoming" and other["incoming"]["move"] == out["move"]:
+            self._write(server_id, {**other, "process": False, "power": "running"}, there)
+
     def _receives(self, server_id: str, move_id: str) -> bool:
         world = self._read(server_id)
         return bool(world["process"] and world.get("incoming") and world["incoming"]["move"] == move_id)
@@ -353,6 +366,10 @@ class FakeQemu:
         part = home / f"world.{threading.get_ident()}.part"
         part.write_text(json.dumps(world))
         part.rename(home / "world.json")  # not synced: it is to survive a kill, not a power cut
+
+
+def _lost(outgoing: Doc | None) -> Doc | None:
+    return None if outgoing is None else {**outgoing, "status": "lost"}
 
 
 def _no_image(image_id: str) -> Path:
