@@ -24,18 +24,23 @@ def settle(cloud: Cloud, rounds: int = 4) -> None:
     for _ in range(rounds):
         for host in ("c1", "c2"):
             cloud.settle(1, host)
-            assert len(running(cloud)) <= 1
+            assert len(where(cloud)) == len({key for key, _ in where(cloud)})
 
 
 def running(cloud: Cloud) -> list[str]:
     """Hosts on which a machine can do anything."""
+    return [host for _, host in where(cloud)]
+
+
+def where(cloud: Cloud) -> list[tuple[str, str]]:
+    """Each machine that can do anything, and its host."""
     found = []
     for host, agents in cloud.agents.items():
         driver = agents[1]._driver  # type: ignore[attr-defined]
         for key in driver.known():
             seen = driver.seen(key) or {}
             if seen["process"] and seen["power"] in ("running", "paused") and not waits(seen):
-                found.append(host)
+                found.append((key, host))
     return found
 
 

@@ -144,7 +144,7 @@ def cloud(cloud: Cloud, tmp_path: Path) -> Cloud:
     return cloud
 
 
-@pytest.mark.parametrize("harm", (0.0, 0.15, 0.4))
+@pytest.mark.parametrize("harm", [0.0, 0.15, 0.4])
 def test_a_live_migration(cloud: Cloud, harm: float) -> None:
     phases = set()
     for seed in range(12):
@@ -167,8 +167,8 @@ def test_a_live_migration_that_is_cancelled(cloud: Cloud) -> None:
         end_of(world, ())
 
 
-@pytest.mark.parametrize("verb", ("confirmResize", "revertResize"))
-@pytest.mark.parametrize("harm", (0.0, 0.3))
+@pytest.mark.parametrize("verb", ["confirmResize", "revertResize"])
+@pytest.mark.parametrize("harm", [0.0, 0.3])
 def test_a_cold_migration(cloud: Cloud, verb: str, harm: float) -> None:
     for seed in range(10):
         world = World(cloud, seed)
@@ -181,7 +181,7 @@ def test_a_cold_migration(cloud: Cloud, verb: str, harm: float) -> None:
         end_of(world, (verb,))
 
 
-@pytest.mark.parametrize("verb", ("migrate", "os-migrateLive"))
+@pytest.mark.parametrize("verb", ["migrate", "os-migrateLive"])
 def test_deleted_in_between(cloud: Cloud, verb: str) -> None:
     for seed in range(15):
         world = World(cloud, seed)

@@ -1,8 +1,11 @@
 """``trilith host``: what the keeper of this host would do, and what an operator has to tell it."""
 
+import http.client
 import json
 from collections.abc import Callable
 
+from trilith.cluster.drain import Drain
+from trilith.cluster.drill.api import Api
 from trilith.cluster.engines import engines_of
 from trilith.cluster.engines.engine import HostView
 from trilith.cluster.engines.galera import lost_file
@@ -32,6 +35,17 @@ def plan(state: State, as_json: bool, say: Callable[[str], None]) -> int:
         if not problems and not any(found.values()):
             say("Nothing to do.")
     return 1 if problems or any(found.values()) else 0
+
+
+def drain(state: State, name: str, as_json: bool, say: Callable[[str], None]) -> int:
+    """Take a compute host out of service, and move its servers away. Exit code 1 when something stays there."""
+    settings = state.settings()
+    api = Api(settings.api_url, state.ca_file(settings))
+    try:
+        token = api.sign_in("admin", state.secret("admin"), "admin")
+    except (OSError, http.client.HTTPException) as error:
+        raise Problem(f"The API does not take it: {error}") from error
+    return Drain(api, token, name, as_json, say).run()
 
 
 def database_without(state: State, names: list[str], say: Callable[[str], None]) -> int:

@@ -68,9 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     seen.add_logs(command("logs", seen.logs, "the logs of all processes, on all hosts, as one story"))
     repair = command("repair", _repair, "make derived state anew from the database")
     repair.add_argument("what", choices=["network"])
-    host = command("host", _host, "this host: what its keeper would do now; start the database without lost hosts")
-    host.add_argument("what", choices=["plan", "database-without"])
-    host.add_argument("names", nargs="*", metavar="HOST", help="controllers that are lost for good")
+    host = command(
+        "host", _host, "what this host's keeper would do now; move all away from a host; start SQL without lost ones"
+    )
+    host.add_argument("what", choices=["plan", "database-without", "drain"])
+    host.add_argument("names", nargs="*", metavar="HOST", help="controllers that are lost for good; the host to drain")
     host.add_argument("--json", action="store_true", help="for programs")
     about = "rehearse a cluster on this machine: its hosts as containers, and what can happen to them"
     rehearse_words = commands.add_parser("rehearse", help=about, description=about)
@@ -164,6 +166,10 @@ def _host(arguments: argparse.Namespace) -> int:
     state = _state(arguments)
     if not state.exists():
         raise Problem(f"{state.root} belongs to no cluster yet. To make this host part of one: trilith deploy FILE")
+    if arguments.what == "drain":
+        if len(arguments.names) != 1:
+            raise Problem("Name the one host to drain: trilith host drain HOST")
+        return host.drain(state, arguments.names[0], arguments.json, lambda line: print(line, flush=True))
     if arguments.what == "database-without":
         return host.database_without(state, arguments.names, print)
     return host.plan(state, arguments.json, print)
