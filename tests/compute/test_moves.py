@@ -310,3 +310,69 @@ def test_force_complete(cloud: Cloud) -> None:
     assert cloud.post(path, {"force_complete": None}, ADMIN, at="2.22").status == 202
     settle(cloud)
     assert (cloud.status(key), host_of(cloud, key)) == ("ACTIVE", target)
+
+
+def late(cloud: Cloud, key: str) -> None:
+    """The phase's time is over."""
+
+    def work(tx: Any) -> None:
+        found = tx.get(SERVER, key)
+        tx.update(SERVER, found, move=found["move"] | {"until": "2020-01-01T00:00:00.000000"})
+
+    cloud.store.run(work)
+    cloud.sweep()
+
+
+def test_neither_host_tells_of_the_last_step(cloud: Cloud) -> None:
+    key, source, target = make(cloud)
+    cloud.act(key, "os-migrateLive", LIVE, ADMIN, at="2.30")
+    cloud.settle(1, target)
+    while row(cloud, key)["move"]["phase"] != "switching":
+        cloud.settle(1, source)
+    late(cloud, key)
+    assert cloud.status(key) == "ERROR"
+    assert "neither host tells" in cloud.show(key)["fault"]["message"]
+    settle(cloud)  # one of them does
+    assert (cloud.status(key), host_of(cloud, key), running(cloud)) == ("ACTIVE", target, [target])
+
+
+def test_the_target_went_down_within_the_last_step(cloud: Cloud) -> None:
+    key, source, target = make(cloud)
+    cloud.act(key, "os-migrateLive", LIVE, ADMIN, at="2.30")
+    cloud.settle(1, target)
+    while row(cloud, key)["move"]["phase"] != "switching":
+        cloud.settle(1, source)
+    cloud.agents[target][1]._driver.kill(key)  # type: ignore[attr-defined]
+    fence(cloud, target)
+    late(cloud, key)
+    cloud.settle(3, source)
+    assert (cloud.status(key), host_of(cloud, key), running(cloud)) == ("ACTIVE", source, [source])
+    assert migration(cloud, key)["status"] == "error"
+
+
+@pytest.mark.parametrize("phase", ["copying", "preparing"])
+def test_a_phase_that_is_overdue_is_undone(cloud: Cloud, phase: str) -> None:
+    key, source, target = make(cloud)
+    cloud.act(key, "migrate" if phase == "copying" else "os-migrateLive", LIVE if phase == "preparing" else None, ADMIN)
+    if phase == "preparing":
+        cloud.act(key, "os-migrateLive", LIVE, ADMIN, at="2.30")
+    assert row(cloud, key)["move"]["phase"] == phase
+    late(cloud, key)
+    settle(cloud)
+    assert (cloud.status(key), host_of(cloud, key), running(cloud)) == ("ACTIVE", source, [source])
+    assert (migration(cloud, key)["status"], machines(cloud, target)) == ("error", set())
+
+
+def test_a_revert_from_a_host_that_died(cloud: Cloud) -> None:
+    key, source, target = make(cloud)
+    cloud.act(key, "migrate", who=ADMIN)
+    settle(cloud)
+    cloud.act(key, "revertResize")
+    cloud.agents[target][1]._driver.kill(key)  # type: ignore[attr-defined]
+    cloud.beat_was(100, target)
+    late(cloud, key)
+    assert cloud.status(key) == "ERROR"  # silent is not off
+    fence(cloud, target)
+    cloud.sweep()
+    cloud.settle(3, source)
+    assert (cloud.status(key), host_of(cloud, key), running(cloud)) == ("ACTIVE", source, [source])

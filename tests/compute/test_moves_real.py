@@ -27,11 +27,13 @@ from trilith.kernel.errors import Unavailable
 Doc = dict[str, Any]
 
 HOSTS = {"c1": "127.0.0.2", "c2": "127.0.0.3"}
+LIVE = {"host": None, "block_migration": "auto"}
 # counts in memory, and writes each number to its disk before it says it
 TICK = b"""#!/bin/sh
-(n=0; boot=$(cat /proc/sys/kernel/random/boot_id | cut -c1-8); while :; do
+(n=0; v=none; boot=$(cat /proc/sys/kernel/random/boot_id | cut -c1-8); while :; do
 n=$((n+1)); echo $n | dd of=/dev/vda bs=512 seek=2000000 conv=fsync,notrunc 2>/dev/null
-echo "TICK $boot $n DISK $(dd if=/dev/vda bs=512 skip=2000000 count=1 iflag=direct 2>/dev/null | head -n1)."
+[ -e /sys/block/vdb ] && v=$(echo $n | dd of=/dev/vdb bs=512 conv=fsync 2>/dev/null && echo $n || echo BROKEN)
+echo "TICK $boot $n DISK $(dd if=/dev/vda bs=512 skip=2000000 count=1 iflag=direct 2>/dev/null | head -n1). VOLUME $v."
 sleep 0.2; done) >/dev/ttyS0 2>/dev/null &
 """
 
@@ -81,7 +83,7 @@ class RealHosts:
         machines = Machines(driver, self.taps[host], self.cloud.images)
         self.cloud.agents[host] = [Volumes(volumes, self.cloud.images), machines]
 
-    def until(self, done: Callable[[], bool], timeout_s: float = 120.0) -> None:
+    def until(self, done: Callable[[], bool], timeout_s: float = 900.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not done():
             assert time.monotonic() < deadline, [self.seen(host) for host in HOSTS]
@@ -149,8 +151,7 @@ def make(hosts: RealHosts, **fields: Any) -> tuple[str, str, str]:
 def test_a_running_machine_moves_with_its_disk(hosts: RealHosts) -> None:
     cloud = hosts.cloud
     key, source, target = make(hosts)
-    body = {"host": None, "block_migration": "auto"}
-    assert cloud.act(key, "os-migrateLive", body, ADMIN, at="2.30").status == 202
+    assert cloud.act(key, "os-migrateLive", LIVE, ADMIN, at="2.30").status == 202
     hosts.until(lambda: cloud.status(key) == "ACTIVE" and len(hosts.ticks(target, key)) > 3)
     assert cloud.show(key, ADMIN)["OS-EXT-SRV-ATTR:host"] == target
     (boot, first, disk) = hosts.ticks(target, key)[1]
@@ -158,12 +159,57 @@ def test_a_running_machine_moves_with_its_disk(hosts: RealHosts) -> None:
     hosts.until(lambda: source not in [h for h in HOSTS if hosts.drivers[h].known()])
     assert len({boot for boot, _, _ in hosts.ticks(target, key)}) == 1  # it did not boot
     # and back, from where its disk is whole and over no image
-    assert cloud.act(key, "os-migrateLive", body, ADMIN, at="2.30").status == 202
+    assert cloud.act(key, "os-migrateLive", LIVE, ADMIN, at="2.30").status == 202
     hosts.until(lambda: len(hosts.ticks(source, key)) > 3)
     again, count, disk = hosts.ticks(source, key)[-1]
     assert (again, disk) == (boot, count)
     assert count > first
     hosts.until(lambda: cloud.status(key) == "ACTIVE" and hosts.seen(source)[0]["incoming"] is None)
+
+
+def test_a_running_machine_keeps_its_volume(hosts: RealHosts) -> None:
+    """From a host that has the volume by network to the one that keeps it, and back."""
+    cloud = hosts.cloud
+    cloud.beat("c1", disabled=True)
+    key, source, target = make(hosts)
+    assert (source, target) == ("c2", "c1")
+    cloud.beat("c1", disabled=False)
+    volume = cloud.volume()
+    cloud.post(f"/servers/{key}/os-volume_attachments", {"volumeAttachment": {"volumeId": volume}})
+    hosts.until(lambda: cloud.volume_status(volume) == "in-use" and writes(hosts, source, key))
+    for place in (target, source):
+        assert cloud.act(key, "os-migrateLive", LIVE, ADMIN, at="2.30").status == 202
+        hosts.until(lambda place=place: cloud.status(key) == "ACTIVE" and writes(hosts, place, key))  # type: ignore[misc]
+        assert cloud.volume_status(volume) == "in-use"
+        assert "BROKEN" not in hosts.drivers[place].console_log(key)
+    assert len({boot for boot, _, _ in hosts.ticks(source, key)}) == 1
+
+
+def writes(hosts: RealHosts, host: str, key: str) -> bool:
+    return len(re.findall(r"VOLUME \d+\.", hosts.drivers[host].console_log(key))) > 3
+
+
+def test_a_cancelled_move_leaves_all_as_it_was(hosts: RealHosts) -> None:
+    cloud = hosts.cloud
+    key, source, target = make(hosts)
+    for cut in ("cancel", "kill"):
+        assert cloud.act(key, "os-migrateLive", LIVE, ADMIN, at="2.30").status == 202
+        cloud.settle(1, target)  # it waits
+        cloud.settle(1, source)  # and gets what it waits for
+        assert (hosts.seen(source)[0]["outgoing"] or {})["move"]
+        hosts.restart_agent(source)
+        hosts.restart_agent(target)
+        if cut == "cancel":
+            number = cloud.get("/os-migrations", ADMIN, at="2.23").json["migrations"][0]["id"]
+            assert cloud.delete(f"/servers/{key}/migrations/{number}", ADMIN, at="2.65").status == 202
+        else:
+            hosts.drivers[target].kill(key)
+        count = len(hosts.ticks(source, key))
+        hosts.until(lambda count=count: cloud.status(key) == "ACTIVE" and len(hosts.ticks(source, key)) > count + 2)  # type: ignore[misc]
+        hosts.until(lambda: not hosts.drivers[target].known() and hosts.seen(source)[0]["outgoing"] is None)
+    assert len({boot for boot, _, _ in hosts.ticks(source, key)}) == 1
+    assert cloud.act(key, "suspend").status == 202  # nothing of the moves stands in the way of saving it
+    hosts.until(lambda: cloud.status(key) == "SUSPENDED")
 
 
 def test_a_stopped_machine_takes_its_disk_along(hosts: RealHosts) -> None:

@@ -188,7 +188,7 @@ def _change_hosts(tx: Tx, row: Row, phase: str, by_network: bool = False, **chan
     """The server's two hosts change their parts, and with them what each had seen."""
     target = row["peer"]
     move = row["move"] | {"phase": phase}
-    changes |= {"peer": row["host"], "seen": row["peer_seen"], "peer_seen": row["seen"]}
+    changes |= {"failed": False, "fault": None, "peer": row["host"], "seen": row["peer_seen"], "peer_seen": row["seen"]}
     return settle_on(tx, row, target, by_network=by_network, move=move, **changes)
 
 
@@ -290,8 +290,10 @@ def sweep_moves(tx: Tx) -> None:
             undo(tx, row, f"Host {gone} is down." if gone else f"{phase} did not end within {PHASE_S[phase]} s.")
         elif phase == "switching" and late:
             _decide(tx, row)
-        elif phase == "returning" and gone == row["host"] and _fenced(tx, gone):
+        elif phase == "returning" and _fenced(tx, row["host"]):
             _returning(tx, row, True, {})
+        elif phase == "returning" and late:
+            _wait_in_error(tx, row, f"Host {row['host']} does not tell that the machine has ended there.")
 
 
 def _decide(tx: Tx, row: Row) -> None:
@@ -300,10 +302,16 @@ def _decide(tx: Tx, row: Row) -> None:
         undo(tx, row, f"Host {row['peer']} went down.")
     elif _fenced(tx, row["host"]):
         _land(tx, row, boot_epoch=row["boot_epoch"] + 1)  # not all of its memory may have come: its disks have
-    elif not row["failed"]:
-        message = f"It is not known on which of {row['host']} and {row['peer']} the machine is: neither host tells."
-        finish(tx, row["id"], message)
-        tx.update(SERVER, row, failed=True, fault=fault_of(message))
+    else:
+        both = f"{row['host']} and {row['peer']}"
+        _wait_in_error(tx, row, f"It is not known on which of {both} the machine is: neither host tells.")
+
+
+def _wait_in_error(tx: Tx, row: Row, why: str) -> None:
+    """Nothing can be decided before a host is heard again, or known to be off; then the move goes on by itself."""
+    if not row["failed"]:
+        finish(tx, row["id"], why)
+        tx.update(SERVER, row, failed=True, fault=fault_of(why))
 
 
 def _fenced(tx: Tx, name: str) -> bool:
