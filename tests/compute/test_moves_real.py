@@ -138,6 +138,12 @@ def hosts(cloud: Cloud) -> Iterator[RealHosts]:
         shutil.rmtree(directory)
 
 
+def act(hosts: RealHosts, *words: Any, at: str = "") -> Any:
+    for host in HOSTS:
+        hosts.cloud.beat(host)
+    return hosts.cloud.act(*words, at=at)
+
+
 def make(hosts: RealHosts, **fields: Any) -> tuple[str, str, str]:
     """A server whose guest counts; its host and the other one."""
     cloud = hosts.cloud
@@ -151,7 +157,7 @@ def make(hosts: RealHosts, **fields: Any) -> tuple[str, str, str]:
 def test_a_running_machine_moves_with_its_disk(hosts: RealHosts) -> None:
     cloud = hosts.cloud
     key, source, target = make(hosts)
-    assert cloud.act(key, "os-migrateLive", LIVE, ADMIN, at="2.30").status == 202
+    assert act(hosts, key, "os-migrateLive", LIVE, ADMIN, at="2.30").status == 202
     hosts.until(lambda: cloud.status(key) == "ACTIVE" and len(hosts.ticks(target, key)) > 3)
     assert cloud.show(key, ADMIN)["OS-EXT-SRV-ATTR:host"] == target
     (boot, first, disk) = hosts.ticks(target, key)[1]
@@ -159,7 +165,7 @@ def test_a_running_machine_moves_with_its_disk(hosts: RealHosts) -> None:
     hosts.until(lambda: source not in [h for h in HOSTS if hosts.drivers[h].known()])
     assert len({boot for boot, _, _ in hosts.ticks(target, key)}) == 1  # it did not boot
     # and back, from where its disk is whole and over no image
-    assert cloud.act(key, "os-migrateLive", LIVE, ADMIN, at="2.30").status == 202
+    assert act(hosts, key, "os-migrateLive", LIVE, ADMIN, at="2.30").status == 202
     hosts.until(lambda: len(hosts.ticks(source, key)) > 3)
     again, count, disk = hosts.ticks(source, key)[-1]
     assert (again, disk) == (boot, count)
@@ -178,7 +184,7 @@ def test_a_running_machine_keeps_its_volume(hosts: RealHosts) -> None:
     cloud.post(f"/servers/{key}/os-volume_attachments", {"volumeAttachment": {"volumeId": volume}})
     hosts.until(lambda: cloud.volume_status(volume) == "in-use" and writes(hosts, source, key))
     for place in (target, source):
-        assert cloud.act(key, "os-migrateLive", LIVE, ADMIN, at="2.30").status == 202
+        assert act(hosts, key, "os-migrateLive", LIVE, ADMIN, at="2.30").status == 202
         hosts.until(lambda place=place: cloud.status(key) == "ACTIVE" and writes(hosts, place, key))  # type: ignore[misc]
         assert cloud.volume_status(volume) == "in-use"
         assert "BROKEN" not in hosts.drivers[place].console_log(key)
@@ -193,7 +199,7 @@ def test_a_cancelled_move_leaves_all_as_it_was(hosts: RealHosts) -> None:
     cloud = hosts.cloud
     key, source, target = make(hosts)
     for cut in ("cancel", "kill"):
-        assert cloud.act(key, "os-migrateLive", LIVE, ADMIN, at="2.30").status == 202
+        assert act(hosts, key, "os-migrateLive", LIVE, ADMIN, at="2.30").status == 202
         cloud.settle(1, target)  # it waits
         cloud.settle(1, source)  # and gets what it waits for
         assert (hosts.seen(source)[0]["outgoing"] or {})["move"]
@@ -217,7 +223,7 @@ def test_a_stopped_machine_takes_its_disk_along(hosts: RealHosts) -> None:
     key, source, target = make(hosts)
     last = hosts.ticks(source, key)[-1]
     hosts.drivers[source].shutdown_grace_s = 20.0
-    assert cloud.act(key, "migrate", who=ADMIN).status == 202
+    assert act(hosts, key, "migrate", None, ADMIN).status == 202
     hosts.until(lambda: cloud.status(key) == "VERIFY_RESIZE" and "login" in hosts.drivers[target].console_log(key))
     assert hosts.running() == [target]
     assert hosts.drivers[source].seen(key)["export"] is None  # type: ignore[index]

@@ -154,6 +154,8 @@ def begin_cold(ctx: Ctx, row: Row, flavor: Row, kind: str, host: str | None = No
     try:
         target = place(ctx.tx, ask)
     except Fault as fault:
+        if fault.kind == "unavailable":
+            raise
         if kind != "resize" or fault.kind != "no_capacity":
             raise Fault("invalid", fault.message) from None
         target = _own_host(ctx, replace(ask, not_on=None, host=row["host"]))
@@ -173,6 +175,8 @@ def _own_host(ctx: Ctx, ask: Ask) -> Row:
     try:
         return place(ctx.tx, ask)
     except Fault as fault:
+        if fault.kind == "unavailable":
+            raise
         raise Fault("invalid", fault.message) from None
 
 

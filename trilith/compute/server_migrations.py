@@ -73,6 +73,8 @@ def migrate_live(ctx: Ctx, row: Row, body: Row) -> None:
         _check_disks(ctx.tx, row, body["block_migration"])
         target = place(ctx.tx, ask_of(ctx.tx, row, row["flavor"], host, runs_like=ctx.tx.get(HOST, row["host"])))
     except Fault as fault:
+        if fault.kind == "unavailable":
+            raise
         if ctx.at < ASYNC_SINCE:
             raise Fault("invalid", fault.message) from None
         migrations.begin(ctx, row, host or "", "live-migration", "error")
@@ -126,6 +128,8 @@ def evacuate(ctx: Ctx, row: Row, body: Row) -> Reply:
     try:
         target = place(ctx.tx, ask_of(ctx.tx, row, row["flavor"], host))
     except Fault as fault:
+        if fault.kind == "unavailable":
+            raise
         raise Fault("invalid", fault.message) from None
     claim(ctx.tx, target)
     record(ctx, row, "evacuate")

@@ -71,6 +71,8 @@ def unshelve(ctx: Ctx, row: Row, body: Row | None) -> None:
     try:
         target = place(ctx.tx, ask)
     except Fault as fault:
+        if fault.kind == "unavailable":
+            raise
         raise Fault("invalid", fault.message) from None
     claim(ctx.tx, target)
     record(ctx, row, "unshelve")
