@@ -56,7 +56,8 @@ def machines_driver(settings: AgentSettings, on_change: Callable[[], None] = lam
 
     accel = accelerator(settings.accelerator, settings.directory)
     run_as = ":".join(str(number) for number in _machine_owner())
-    return Qemu(settings.directory, accel, settings.netns, run_as, on_change, settings.datapath == "system")
+    offload = settings.datapath == "system"
+    return Qemu(settings.directory, accel, settings.netns, run_as, on_change, offload, settings.address)
 
 
 def machines_ender(settings: AgentSettings) -> Qemu | FakeQemu:

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from trilith.compute import server_plan
 from trilith.drivers.qemu import Qemu
@@ -67,8 +67,11 @@ class Machines:
             "attach_disk": self._attach_disk,
             "snapshot": self._snapshot,
             "upload_snapshot": self._upload_snapshot,
+            "receive": self._receive,
         }
         for name in ("cont", "pause", "suspend", "powerdown", "end", "kill", "destroy", "note_crash"):
+            self._acts[name] = getattr(driver, name)
+        for name in ("export", "end_export", "fetch", "settle", "mirror", "send", "switch", "stop_sending"):
             self._acts[name] = getattr(driver, name)
         for name in ("detach_disk", "resize_volume", "drop_snapshot"):
             self._acts[name] = getattr(driver, name)
@@ -117,6 +120,12 @@ class Machines:
 
     def _start(self, key: str, nics: list[Doc], boot_epoch: int, soft_reboot_epoch: int) -> None:
         self._driver.start(key, self._plug(nics), boot_epoch, soft_reboot_epoch)
+
+    def _receive(self, key: str, machine: Doc, move_id: str, secret: str, local: list[str], **more: Any) -> None:
+        self._driver.make_receiver(key, machine, move_id, local=local, **more)
+        if machine["config_drive"]:
+            self._driver.write_config_drive(key, config_files(key, machine["config"]))
+        self._driver.receive(key, self._plug(machine["nics"]), move_id, secret, local)
 
     def _resume(self, key: str) -> None:
         self._driver.resume(key, self._plug(self._driver.nics(key)))

@@ -1,15 +1,19 @@
 """``trilith host`` and ``trilith hosts``: what an operator tells of hosts, and what there is to see of them."""
 
 import argparse
+import http.client
 import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from trilith.cluster.drain import Drain
+from trilith.cluster.drill.api import Api
 from trilith.cluster.state import Problem, State, write_file
 
 Say = Callable[[str], None]
 ABOUT = """\
+drain HOST                 move all its machines away, and place none there
 maintenance HOST on|off    no new machines there, and no takeover when it is off
 fenced HOST                your word that a lost host is off: its machines start elsewhere
 release-brake              many hosts are lost at once, and it is not the network: go on
@@ -22,7 +26,7 @@ database-without HOST...   start the database though these controllers are lost 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = ABOUT
-    words = ["maintenance", "fenced", "release-brake", "history", "plan", "database-without"]
+    words = ["drain", "maintenance", "fenced", "release-brake", "history", "plan", "database-without"]
     parser.add_argument("what", choices=words, metavar="WHAT")
     parser.add_argument("names", nargs="*", metavar="HOST")
     parser.add_argument("--json", action="store_true", help="for programs")
@@ -37,6 +41,8 @@ def run(state: State, what: str, names: list[str], as_json: bool, say: Say) -> i
             return plan(state, as_json, say)
         case "database-without", _:
             return database_without(state, names, say)
+        case "drain", [name]:
+            return drain(state, name, as_json, say)
         case "maintenance", [name, ("on" | "off") as word]:
             say(hosts.in_sql(state, settings, partial(hosts.set_maintenance, name=name, on=word == "on")))
         case "fenced", [name]:
@@ -104,6 +110,17 @@ def plan(state: State, as_json: bool, say: Say) -> int:
         if not problems and not any(found.values()):
             say("Nothing to do.")
     return 1 if problems or any(found.values()) else 0
+
+
+def drain(state: State, name: str, as_json: bool, say: Say) -> int:
+    """Take a compute host out of service, and move its servers away. Exit code 1 when something stays there."""
+    settings = state.settings()
+    api = Api(settings.api_url, state.ca_file(settings))
+    try:
+        token = api.sign_in("admin", state.secret("admin"), "admin")
+    except (OSError, http.client.HTTPException) as error:
+        raise Problem(f"The API does not take it: {error}") from error
+    return Drain(api, token, name, as_json, say).run()
 
 
 def database_without(state: State, names: list[str], say: Say) -> int:

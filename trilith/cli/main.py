@@ -165,7 +165,7 @@ def _host(arguments: argparse.Namespace) -> int:
     state = _state(arguments)
     if not state.exists():
         raise Problem(f"{state.root} belongs to no cluster yet. To make this host part of one: trilith deploy FILE")
-    return host.run(state, arguments.what, arguments.names, arguments.json, print)
+    return host.run(state, arguments.what, arguments.names, arguments.json, lambda line: print(line, flush=True))
 
 
 def _hosts(arguments: argparse.Namespace) -> int:

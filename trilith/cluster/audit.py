@@ -17,6 +17,7 @@ from trilith.cluster.state import Settings, State
 from trilith.cluster.up import ovn_host
 from trilith.compute.instance_actions import ACTION
 from trilith.compute.servers import SERVER
+from trilith.drivers import disk_export
 from trilith.drivers.nbd import daemons
 from trilith.drivers.volume_files_fake import FakeVolumeFiles
 from trilith.image.images import IMAGE
@@ -38,7 +39,7 @@ COLUMNS = {
     "volume": (VOLUME, ("id", "project_id", "status", "deleted_at", "host", "multiattach")),
     "port": (PORT, ("id", "project_id", "status", "device_owner", "device_id")),
     "image": (IMAGE, ("id", "project_id", "name", "status", "deleted_at")),
-    "attachment": (ATTACHMENT, ("id", "server_id", "volume_id", "host")),
+    "attachment": (ATTACHMENT, ("id", "server_id", "volume_id", "host", "by_network")),
     "action": (ACTION, ("server_id", "action", "finished_at")),
 }
 SYSTEM_SWITCH = "unix:/run/openvswitch/db.sock"
@@ -128,8 +129,9 @@ class RealWorld:
         return {path.name for path in _entries(self._state.host / "volumes") if not path.name.startswith(".")}
 
     def exports(self) -> set[str]:
-        """Volumes of this state directory that a storage daemon serves to other hosts."""
-        return set(daemons(self._state.host / "volumes"))
+        """Volumes of this state directory that a storage daemon serves to other hosts, and machines whose disks are
+        offered for a move: at rest there are none."""
+        return set(daemons(self._state.host / "volumes")) | disk_export.daemons(self._state.host / "machines")
 
     def images(self) -> set[str]:
         return {path.name for path in _entries(self._state.images / "data")}
@@ -258,8 +260,8 @@ def _differing(
 def _exported(looks: list[Doc], volumes: dict[str, Doc]) -> set[str]:
     """Volumes that a server of another host has."""
     attachments = living(looks, "attachment").values()
-    pairs = ((volumes[a["volume_id"]], a["host"]) for a in attachments if a["host"] and a["volume_id"] in volumes)
-    return {volume["id"] for volume, host in pairs if is_remote(volume, host)}
+    pairs = ((volumes[a["volume_id"]], a) for a in attachments if a["host"] and a["volume_id"] in volumes)
+    return {volume["id"] for volume, a in pairs if a.get("by_network") or is_remote(volume, a["host"])}
 
 
 def different(what: str, world: set[str], sql: set[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Migrations: the record of each resize."""
+"""Migrations: the record of each move of a server, and of each resize."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ import sqlalchemy as sa
 
 from trilith.compute.versions import COMPUTE
 from trilith.kernel.declare import Noun, computed, ident, text, time, whole
-from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Time
 from trilith.kernel.paging import fetch
 from trilith.kernel.request import Ctx, Reply
@@ -85,22 +84,25 @@ def list_migrations(ctx: Ctx) -> Reply:
     return Reply(wire.wrap_list(ctx, MIGRATION, ctx.show_all(MIGRATION, page.rows), page, listing), 200)
 
 
-def begin(ctx: Ctx, server: Row, old: Row, new: Row) -> None:
-    """Notes a resize that begins."""
+def begin(
+    ctx: Ctx, server: Row, target: str, kind: str, status: str, old: Row | None = None, new: Row | None = None
+) -> Row:
+    """Notes a move that begins, or a resize."""
     last = ctx.tx.scalar(sa.select(sa.func.max(MIGRATION.c.number))) or 0
     row = {
         "id": ctx.new_id(),
         "number": last + 1,
-        "status": "migrating",
+        "status": status,
+        "migration_type": kind,
         "server_id": server["id"],
         "source": server["host"],
-        "target": server["host"],
-        "old_flavor_number": _number(old),
-        "new_flavor_number": _number(new),
+        "target": target,
+        "old_flavor_number": _number(old or server["flavor"]),
+        "new_flavor_number": _number(new or server["flavor"]),
         "user_id": ctx.who.user_id,
         "project_id": server["project_id"],
     }
-    ctx.tx.insert(MIGRATION, row)
+    return ctx.tx.insert(MIGRATION, row)
 
 
 def _number(flavor: Row) -> int:
@@ -112,19 +114,3 @@ def set_status(tx: Tx, server_id: str, status: str) -> None:
     rows = sorted(tx.rows(MIGRATION, server_id=server_id), key=lambda row: row["number"])
     if rows:
         tx.update(MIGRATION, rows[-1], status=status)
-
-
-@COMPUTE.route("GET", "/servers/{server_id}/migrations", "admin", since=v("2.23"))
-def list_live(ctx: Ctx) -> Row:
-    """Live migrations under way: there are none."""
-    from trilith.compute.servers import SERVER
-
-    ctx.find(SERVER, ctx.path["server_id"])
-    return {"migrations": []}
-
-
-@COMPUTE.route("GET", "/servers/{server_id}/migrations/{migration_id}", "admin", since=v("2.23"))
-def show_live(ctx: Ctx) -> Row:
-    list_live(ctx)
-    message = f"In-progress live migration {ctx.path['migration_id']} is not found for server {ctx.path['server_id']}."
-    raise Fault("missing", message)

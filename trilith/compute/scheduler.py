@@ -40,6 +40,8 @@ class Ask:
     local_disk: bool = True
     makes_volumes: bool = False
     takeover: bool = False
+    not_on: str | None = None
+    runs_like: Row | None = None  # the host that a running machine comes from
 
     def amounts(self) -> Row:
         swap_gib = -(-self.flavor["swap_mib"] // 1024)
@@ -70,17 +72,21 @@ def servers_table() -> sa.Table:
 
 
 def usage(tx: Tx, server_id: str | None = None) -> dict[str, Row]:
-    """Claimed amounts by host; `server_id` is not counted."""
+    """Claimed amounts by host; `server_id` is not counted. A server that moves counts on both of its hosts."""
     c = servers_table().c
-    query = sa.select(c.id, c.host, c.claim).where(c.deleted_at.is_(None), c.host.is_not(None))
+    query = sa.select(c.id, c.host, c.claim, c.peer, c.peer_claim).where(c.deleted_at.is_(None), c.host.is_not(None))
     found: dict[str, Row] = {}
     for row in tx.select(query):
         if row["id"] == server_id:
             continue
-        own = found.setdefault(row["host"], {"vcpus": 0, "ram_mib": 0, "disk_gib": 0, "servers": 0})
-        own["servers"] += 1
-        for name in ("vcpus", "ram_mib", "disk_gib"):
-            own[name] += (row["claim"] or {}).get(name, 0)
+        claims = [(row["host"], row["claim"], 1)]
+        if row["peer"] is not None:
+            claims.append((row["peer"], row["peer_claim"], 0))
+        for host, claimed, servers in claims:
+            own = found.setdefault(host, {"vcpus": 0, "ram_mib": 0, "disk_gib": 0, "servers": 0})
+            own["servers"] += servers
+            for name in ("vcpus", "ram_mib", "disk_gib"):
+                own[name] += (claimed or {}).get(name, 0)
     return found
 
 
@@ -154,6 +160,22 @@ def _asked_host(host: Row, ask: Ask, world: World) -> bool:
     return ask.host in (None, host["name"])
 
 
+def _another_host(host: Row, ask: Ask, world: World) -> bool:
+    return bool(host["name"] != ask.not_on)
+
+
+def _takes_running(host: Row, ask: Ask, world: World) -> bool:
+    """A machine that runs on goes to a processor that can do as much, and to a QEMU that is not older."""
+    if ask.runs_like is None:
+        return True
+    here, there = (set[str](h["inventory"].get("cpu_info", {}).get("features", [])) for h in (ask.runs_like, host))
+    return bool(here <= there and _qemu(ask.runs_like) <= _qemu(host))
+
+
+def _qemu(host: Row) -> list[int]:
+    return [int(part) for part in (host["versions"] or {}).get("qemu", "").split(".") if part.isdigit()]
+
+
 def _zone(host: Row, ask: Ask, world: World) -> bool:
     return ask.zone is None or zone_of(host, world.aggregates) == ask.zone
 
@@ -213,6 +235,8 @@ FILTERS: dict[str, Callable[[Row, Ask, World], bool]] = {
     "up and enabled": _alive,
     "held in reserve": _reserve,
     "asked host": _asked_host,
+    "another host": _another_host,
+    "processor and QEMU": _takes_running,
     "zone": _zone,
     "vcpus": _room("vcpus", "vcpus"),
     "ram": _room("ram_mib", "ram"),

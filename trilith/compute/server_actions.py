@@ -214,19 +214,6 @@ def restore(ctx: Ctx, row: Row, body: Any) -> None:
     raise Fault("conflict", message)
 
 
-@SERVER.verb("migrate", "admin", body=Json())
-def migrate(ctx: Ctx, row: Row, body: Any) -> None:
-    """Local disks stay where they are; `os-migrateLive` likewise."""
-    must(ctx, row, "migrate", "active", "stopped")
-    raise Fault("invalid", "No valid host was found. The server's disks are on its host, they cannot move.")
-
-
-@SERVER.verb("os-migrateLive", "admin", body=Json())
-def migrate_live(ctx: Ctx, row: Row, body: Any) -> None:
-    must(ctx, row, "os-migrateLive", "active", "paused")
-    raise Fault("invalid", "No valid host was found. The server's disks are on its host, they cannot move.")
-
-
 @SERVER.verb("injectNetworkInfo", "admin", body=Json())
 def inject_network_info(ctx: Ctx, row: Row, body: Any) -> Reply:
     """Addresses come by DHCP and from the config drive, always up to date."""

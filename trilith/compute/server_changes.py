@@ -1,6 +1,7 @@
 """What changes a server's substance: rebuild and resize."""
 
 import secrets
+from dataclasses import replace
 from typing import Any
 
 from trilith.compute import migrations
@@ -10,14 +11,18 @@ from trilith.compute.keypairs import find_keypair
 from trilith.compute.scheduler import Ask, claim, place
 from trilith.compute.server_actions import must
 from trilith.compute.server_disks import check_image_fits, format_of, image_of, properties_of
+from trilith.compute.server_groups import GROUP
+from trilith.compute.server_moves import begin, phase_of, root_gib, sized
 from trilith.compute.server_requests import HOSTNAME, METADATA, NAME, USER_DATA, AccessAddress
 from trilith.compute.servers import SERVER, changed_view, wish
 from trilith.compute.versions import COMPUTE
 from trilith.image.images import IMAGE
 from trilith.kernel import quota
+from trilith.kernel.declare import Noun
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Choice, Either, Flag, Id, ListOf, Member, Object, Text, Whole
 from trilith.kernel.request import Ctx, Reply
+from trilith.kernel.store import Tx
 from trilith.kernel.versions import v
 
 Row = dict[str, Any]
@@ -121,7 +126,7 @@ RESIZE = Object(
 
 @SERVER.verb("resize", "member", body=RESIZE)
 def resize(ctx: Ctx, row: Row, body: Row) -> None:
-    """Another flavor, on the same host; the old one is kept until it is confirmed or reverted."""
+    """Another flavor, as a rule on another host; the old one is kept until it is confirmed or reverted."""
     must(ctx, row, "resize", "active", "stopped")
     flavor, old = find_flavor(ctx.tx, FLAVOR.scope(ctx), str(body["flavorRef"])), row["flavor"]
     if flavor["id"] == old["id"]:
@@ -138,33 +143,66 @@ def resize(ctx: Ctx, row: Row, body: Row) -> None:
         cores=flavor["vcpus"] - old["vcpus"],
         ram=flavor["ram_mib"] - old["ram_mib"],
     )
-    ask = Ask(flavor, row["project_id"], host=row["host"], server_id=row["id"], local_disk=backed)
-    try:
-        host = place(ctx.tx, ask)
-    except Fault as fault:
-        raise Fault("invalid", fault.message) from None
-    claim(ctx.tx, host)
-    both = {name: max(amount, row["claim"].get(name, 0)) for name, amount in ask.amounts().items()}
-    migrations.begin(ctx, row, old, flavor)
-    record(ctx, row, "resize")
     changes = {"disk_config": body["OS-DCF:diskConfig"]} if "OS-DCF:diskConfig" in body else {}
-    wish(ctx.tx, row, claim=both, resize="resizing", old_flavor=old, **_sized(row, embedded(flavor)), **changes)
+    record(ctx, row, "resize")
+    begin_cold(ctx, row, flavor, "resize", **changes)
 
 
-def _sized(row: Row, flavor: Row) -> Row:
-    """The columns that follow from a flavor. A root disk only grows."""
-    disks = [
-        disk | {"size_gib": max(disk["size_gib"], flavor["disk_gib"])} if disk["kind"] == "image" else disk
-        for disk in row["disks"]
-    ]
-    return {
-        "flavor": flavor,
-        "flavor_id": flavor["id"],
-        "vcpus": flavor["vcpus"],
-        "ram_mib": flavor["ram_mib"],
-        "disk_gib": flavor["disk_gib"] + flavor["ephemeral_gib"],
-        "disks": disks,
-    }
+def begin_cold(ctx: Ctx, row: Row, flavor: Row, kind: str, host: str | None = None, **changes: Any) -> None:
+    """To another host, or with a new flavor, or both. Where a resize finds no other host it stays on its own."""
+    ask = ask_of(ctx.tx, row, flavor, host)
+    try:
+        target = place(ctx.tx, ask)
+    except Fault as fault:
+        if fault.kind == "unavailable":
+            raise
+        if kind != "resize" or fault.kind != "no_capacity":
+            raise Fault("invalid", fault.message) from None
+        target = _own_host(ctx, replace(ask, not_on=None, host=row["host"]))
+    claim(ctx.tx, target)
+    old = row["flavor"]
+    changes |= {"resize": "resizing", "old_flavor": old}
+    migration = migrations.begin(ctx, row, target["name"], kind, "migrating", old, flavor)
+    if target["name"] == row["host"]:
+        both = {name: max(amount, row["claim"].get(name, 0)) for name, amount in ask.amounts().items()}
+        wish(ctx.tx, row, claim=both, **changes, **sized(row, embedded(flavor)))
+        return
+    changes |= sized(row, embedded(flavor)) if kind == "resize" else {}
+    begin(ctx.tx, row, target["name"], "copying", ask.amounts(), migration, root_gib=root_gib(row), **changes)
+
+
+def _own_host(ctx: Ctx, ask: Ask) -> Row:
+    try:
+        return place(ctx.tx, ask)
+    except Fault as fault:
+        if fault.kind == "unavailable":
+            raise
+        raise Fault("invalid", fault.message) from None
+
+
+def ask_of(tx: Tx, row: Row, flavor: Row, host: str | None = None, **more: Any) -> Ask:
+    """What a server that is there needs of another host."""
+    group = tx.one(GROUP, id=row["server_group_id"]) if row["server_group_id"] else None
+    volumes = [disk["volume_id"] for disk in row["disks"] if disk["kind"] == "volume"]
+    near = frozenset(volume["host"] for volume in tx.rows(_volumes(), id=volumes)) if volumes else frozenset()
+    return Ask(
+        flavor,
+        row["project_id"],
+        zone=row["pinned_zone"],
+        host=host,
+        group=group,
+        hints=row["scheduler_hints"] or {},
+        near=near,
+        server_id=row["id"],
+        local_disk=row["image_id"] is not None,
+        **({"not_on": row["host"]} | more),
+    )
+
+
+def _volumes() -> Noun:
+    from trilith.volume.volumes import VOLUME
+
+    return VOLUME
 
 
 @SERVER.verb("confirmResize", "member", status=204)
@@ -173,7 +211,8 @@ def confirm_resize(ctx: Ctx, row: Row, body: Any) -> None:
     migrations.set_status(ctx.tx, row["id"], "confirmed")
     record(ctx, row, "confirmResize", done=True)
     ask = Ask(row["flavor"], row["project_id"], local_disk=row["image_id"] is not None)
-    wish(ctx.tx, row, resize=None, old_flavor=None, claim=ask.amounts())
+    moved: Row = {"move": None, "peer": None, "peer_claim": {}, "peer_seen": None}  # the kept disks go
+    wish(ctx.tx, row, resize=None, old_flavor=None, claim=ask.amounts(), **moved)
 
 
 @SERVER.verb("revertResize", "member")
@@ -182,5 +221,9 @@ def revert_resize(ctx: Ctx, row: Row, body: Any) -> None:
     old = row["old_flavor"]
     migrations.set_status(ctx.tx, row["id"], "reverting")
     record(ctx, row, "revertResize")
-    ask = Ask(old, row["project_id"], local_disk=row["image_id"] is not None)
-    wish(ctx.tx, row, resize="reverting", claim=ask.amounts(), **_sized(row, old))
+    if row["peer"] is None:
+        ask = Ask(old, row["project_id"], local_disk=row["image_id"] is not None)
+        wish(ctx.tx, row, resize="reverting", claim=ask.amounts(), **sized(row, old))
+        return
+    move = phase_of(row, "returning")
+    wish(ctx.tx, row, resize="reverting", move=move, **sized(row, old, move["root_gib"]))

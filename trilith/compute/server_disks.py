@@ -348,8 +348,11 @@ def _make_volume(ctx: Ctx, server: Row, entry: Row, device: str) -> Row:
 
 def attach_volume(ctx: Ctx, server: Row, volume: Row, device: str, made_for: bool = False) -> Row:
     """Promises the volume to the server; its host will tell when it has it."""
-    from trilith.volume.attachments import attach
+    from trilith.volume.attachments import attach, reserve
 
     where = {"server_id": server["id"], "host": server["host"], "device": f"/dev/{device}"}
-    attachment = attach(ctx.tx, ctx.new_id, volume, **where, made_for=made_for)
+    if server["host"] is None:  # it is shelved: promised for later
+        attachment = reserve(ctx.tx, ctx.new_id, volume, server_id=server["id"])
+    else:
+        attachment = attach(ctx.tx, ctx.new_id, volume, **where, made_for=made_for)
     return {"volume_id": volume["id"], "attachment_id": attachment["id"], "attached": False, "leaving": False}

@@ -9,11 +9,13 @@ left so. Seen ``crashed`` (its process ended without us: killed, or the host reb
 it is started again, unless its ``on_crash`` is ``stop``; the host says when (``crash``: see `drivers.crashes`).
 
 Acts (see `agent.machines`): ``define start resume cont pause suspend powerdown end kill destroy note_crash``,
-``attach_disk detach_disk resize_volume``, ``add_nic drop_nic``, ``snapshot upload_snapshot drop_snapshot``.
+``attach_disk detach_disk resize_volume``, ``add_nic drop_nic``, ``snapshot upload_snapshot drop_snapshot``, and those
+of a move (`move_plan`): ``export end_export fetch``, ``receive settle``, ``mirror send switch stop_sending``.
 """
 
 from typing import Any
 
+from trilith.compute import move_plan
 from trilith.kernel.errors import Refused
 from trilith.kernel.reconcile import Act
 
@@ -37,6 +39,10 @@ ABSENT: Doc = {
     "snapshots_made": [],
     "snapshots_done": [],
     "shutdown": None,
+    "export": None,
+    "fetched": None,
+    "incoming": None,
+    "outgoing": None,
 }
 CONFIG = ("metadata", "user_data", "network_data", "vendor_data", "admin_password", "hostname")
 
@@ -46,6 +52,11 @@ def plan(want: Doc, seen: Doc | None) -> list[Act]:
     if not want["present"]:
         return [] if seen is None else _remove(seen)
     target, seen = machine(want), ABSENT | (seen or {})
+    if want.get("move") is not None:
+        return move_plan.plan(want, target, seen, _shut_down(seen, [Act("end")]), _volumes_ready(target))
+    left = _after_move(seen)
+    if left:
+        return left
     acts = _steer(want, target, seen)
     if acts is not None:
         return acts
@@ -56,9 +67,16 @@ def plan(want: Doc, seen: Doc | None) -> list[Act]:
     return snapshots
 
 
+def _after_move(seen: Doc) -> list[Act]:
+    """What a move that is over, done or undone, has left here."""
+    acts = [Act("end_export")] if seen["export"] else []
+    acts += [Act("stop_sending")] if seen["outgoing"] else []
+    return acts + ([Act("settle")] if seen["incoming"] else [])
+
+
 def shut_down_by_guest(want: Doc, seen: Doc) -> bool:
     """Whether the guest ended by itself what is wanted to go on: to be wanted stopped from now on."""
-    if not want["present"] or want["power"] == "stopped" or seen["power"] != "stopped":
+    if not want["present"] or want["power"] == "stopped" or seen["power"] != "stopped" or want.get("move"):
         return False
     return not _boot_is_due(want, seen) and not _restart_is_due(want, machine(want), seen)
 

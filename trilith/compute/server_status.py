@@ -14,6 +14,8 @@ STATUSES = {
     "suspended": "SUSPENDED",
     "rescued": "RESCUE",
     "resized": "VERIFY_RESIZE",
+    "shelved": "SHELVED",
+    "shelved_offloaded": "SHELVED_OFFLOADED",
     "error": "ERROR",
     "deleted": "DELETED",
 }
@@ -23,13 +25,26 @@ BUSY_STATUSES = {
     ("active", "rebuilding"): "REBUILD",
     ("stopped", "rebuilding"): "REBUILD",
     ("error", "rebuilding"): "REBUILD",
-    ("active", "resize_finish"): "RESIZE",
-    ("stopped", "resize_finish"): "RESIZE",
+    **{(vm, f"resize_{task}"): "RESIZE" for vm in ("active", "stopped") for task in ("prep", "migrating", "finish")},
+    ("active", "migrating"): "MIGRATING",
+    ("paused", "migrating"): "MIGRATING",
     ("resized", "resize_reverting"): "REVERT_RESIZE",
 }
-ALL_STATUSES = {*STATUSES.values(), *BUSY_STATUSES.values(), "MIGRATING", "PASSWORD", "SOFT_DELETED", "UNKNOWN"} | {
-    "SHELVED",
-    "SHELVED_OFFLOADED",
+ALL_STATUSES = {*STATUSES.values(), *BUSY_STATUSES.values(), "MIGRATING", "PASSWORD", "SOFT_DELETED", "UNKNOWN"}
+# phases of a move in which the machine is on its way -> what is being done
+MOVING = {
+    "copying": "resize_migrating",
+    "returning": "resize_reverting",
+    "preparing": "migrating",
+    "moving": "migrating",
+    "switching": "migrating",
+}
+# phases of shelving -> vm_state (None: what it was), task_state
+SHELVING = {
+    "saving": (None, "shelving_image_uploading"),
+    "offloading": ("shelved", "shelving_offloading"),
+    "offloaded": ("shelved_offloaded", None),
+    "unshelving": ("shelved_offloaded", "spawning"),
 }
 TURNING = {
     ("stopped", "running"): "powering-off",
@@ -66,11 +81,14 @@ def _vm_state(row: Row, seen: Row) -> str:
         return "building"
     if row["resize"] in ("resized", "reverting"):
         return "resized"
+    if row["shelve"] is not None:
+        phase = row["shelve"]["phase"]
+        return SHELVING[phase][0] or VM_STATES[row["shelve"]["power"]]
     if seen.get("rescue_image_id"):
         return "rescued"
     power = seen.get("power")
-    if power is None or power == "crashed":
-        return VM_STATES[row["power"]]
+    if power not in VM_STATES or (row["move"] or {}).get("phase") in MOVING:
+        return VM_STATES[row["power"]]  # crashed, on its way, or not looked at yet
     return VM_STATES[power]
 
 
@@ -83,8 +101,13 @@ def _task_state(row: Row, seen: Row) -> str | None:
         return None
     if row["launched_at"] is None:
         return "scheduling" if row["host"] is None else "spawning"
-    if row["root_epoch"] > seen.get("root_epoch", -1):
-        return "rebuilding"
+    phase = (row["move"] or {}).get("phase")
+    if phase in MOVING:
+        return MOVING[phase]
+    if row["shelve"] is not None and row["shelve"]["phase"] != "unshelving":
+        return SHELVING[row["shelve"]["phase"]][1]
+    if row["root_epoch"] > seen.get("root_epoch", -1) and row["resize"] is None:
+        return "rebuilding" if row["shelve"] is None else "spawning"
     if row["resize"] in ("resizing", "reverting"):
         return {"resizing": "resize_finish", "reverting": "resize_reverting"}[row["resize"]]
     if row["rescue_image_id"] != seen.get("rescue_image_id"):

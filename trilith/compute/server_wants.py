@@ -3,10 +3,15 @@
 from datetime import datetime, timedelta
 from typing import Any
 
+import sqlalchemy as sa
+
+from trilith.compute import server_moves as moves
 from trilith.compute.instance_actions import ACTION, finish, note
 from trilith.compute.migrations import MIGRATION, set_status
 from trilith.compute.server_documents import meta_data
 from trilith.compute.server_networks import leave_port
+from trilith.compute.server_shelving import drop_shelved_image, give_up_shelving, shelving_reported
+from trilith.compute.server_status import MOVING
 from trilith.compute.servers import SERVER, fault_of, wish
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import now
@@ -15,18 +20,18 @@ from trilith.placement.hosts import HOST, hosted, is_up
 
 Row = dict[str, Any]
 
-SNAPSHOT_TASKS = ("image_snapshot", "image_uploading")
+SNAPSHOT_TASKS = ("image_snapshot", "image_uploading", "shelving_image_uploading")
 ACTION_S = 600  # no act on a server may take longer
 ON_CRASH = "trilith:on_crash"  # of metadata and flavors: ``restart`` or ``stop``
 REMOVAL_S = 60  # how long a server's removal waits for a host that is down
 
 
 def wants(tx: Tx, host: str) -> list[Row]:
-    """The want documents of a host's servers."""
+    """The want documents of a host's servers, those that it shares with another host in a move too."""
     from trilith.network.ports import networks_of, ports_of
     from trilith.volume.volumes import VOLUME
 
-    rows = tx.rows(SERVER, host=host, deleted_at=None)
+    rows = tx.rows(SERVER, sa.or_(SERVER.c.host == host, SERVER.c.peer == host), deleted_at=None)
     ports: dict[str, list[Row]] = {}
     for port in ports_of(tx, [row["id"] for row in rows]) if rows else []:
         ports.setdefault(port["machine_id"], []).append(port)
@@ -36,7 +41,7 @@ def wants(tx: Tx, host: str) -> list[Row]:
     outer, networks = _floating(tx, [port["id"] for port in every]), networks_of(tx, every)
     asked = _requests(tx, [row["id"] for row in rows])
     return [
-        want(tx, row, ports.get(row["id"], []), networks, volumes, outer) | {"request_id": asked.get(row["id"])}
+        want(tx, row, host, ports.get(row["id"], []), networks, volumes, outer) | {"request_id": asked.get(row["id"])}
         for row in rows
     ]
 
@@ -67,6 +72,7 @@ def _floating(tx: Tx, port_ids: list[str]) -> dict[str, str]:
 def want(
     tx: Tx,
     row: Row,
+    host: str,
     ports: list[Row],
     networks: dict[str, Row],
     volumes: dict[str, Row],
@@ -81,11 +87,12 @@ def want(
     return {
         "id": row["id"],
         "generation": row["wanted"],
-        "present": not row["deleting"],
+        "present": not row["deleting"] and (row["shelve"] or {}).get("phase") != "offloading",
         "name": row["name"],
         **{name: row[name] for name in ("power", "boot_epoch", "soft_reboot_epoch", "root_epoch")},
         **{name: row[name] for name in ("vcpus", "ram_mib", "config_drive", "rescue_image_id", "rescue_image_format")},
-        "disks": [_disk(row, disk, volumes) for disk in row["disks"] if _wanted(disk, volumes)],
+        "move": moves.document(row, host),
+        "disks": [_disk(row, disk, volumes, host) for disk in row["disks"] if _wanted(disk, volumes)],
         "nics": [nic_document(port, networks[port["network_id"]]) for port in ports],
         "admin_password": row["admin_password"],
         "hostname": row["hostname"],
@@ -106,7 +113,7 @@ def _wanted(disk: Row, volumes: dict[str, Row]) -> bool:
     return disk["kind"] != "volume" or (not disk["leaving"] and disk["volume_id"] in volumes)
 
 
-def _disk(row: Row, disk: Row, volumes: dict[str, Row]) -> Row:
+def _disk(row: Row, disk: Row, volumes: dict[str, Row], host: str) -> Row:
     from trilith.volume.exports import is_shared
     from trilith.volume.volumes import disk_document
 
@@ -124,17 +131,23 @@ def _disk(row: Row, disk: Row, volumes: dict[str, Row]) -> Row:
     )
     document = {name: disk[name] for name in names if name in disk}
     if disk["kind"] == "volume":
-        document |= disk_document(volumes[disk["volume_id"]], disk["attachment_id"], row["host"])
+        live = (row["move"] or {}).get("phase") in moves.LIVE
+        reached = None if disk.get("by_network") else row["host"] if live else host
+        document |= disk_document(volumes[disk["volume_id"]], disk["attachment_id"], reached)
         document["shared"] = is_shared(volumes[disk["volume_id"]], row["host"])
     return document
 
 
 def report(tx: Tx, host: str, key: str, generation: int, seen: Row | None, fault: str | None) -> None:
     """What a host saw of a server; `generation` is that of the want that it was working on."""
-    row = tx.one(SERVER, id=key, host=host, deleted_at=None)
-    if row is None:
+    row = tx.one(SERVER, id=key, deleted_at=None)
+    if row is None or host not in (row["host"], row["peer"]):
         return
     current = generation == row["wanted"]
+    if not row["deleting"] and moves.reported(tx, row, host, seen, fault, current):
+        return
+    if not row["deleting"] and seen is None and fault is None and shelving_reported(tx, row, seen, current):
+        return
     if row["deleting"]:
         if seen is None and fault is None and current:
             finish_removal(tx, row)
@@ -152,6 +165,8 @@ def report(tx: Tx, host: str, key: str, generation: int, seen: Row | None, fault
         changes |= _settled(tx, row, seen, current)
     had = row
     row = tx.update(SERVER, row, **changes)
+    if row["shelve"] is not None and shelving_reported(tx, row, seen, current and fault is None):
+        return
     if row["failed"] and not had["failed"]:
         finish(tx, key, fault or "", host)
     elif row["task_state"] is None and not any(_moving(disk) for disk in row["disks"]):
@@ -173,7 +188,10 @@ def _give_up_snapshots(tx: Tx, row: Row, fault: str) -> None:
     for image in tx.rows(IMAGE, id=[each["image_id"] for each in row["snapshots"]], phase=["queued", "saving"]):
         tx.delete(IMAGE, image)
     finish(tx, row["id"], fault)
-    wish(tx, row, snapshots=[])
+    if row["shelve"] is not None:
+        give_up_shelving(tx, row, fault)
+    else:
+        wish(tx, row, snapshots=[])
 
 
 def _moving(disk: Row) -> bool:
@@ -190,7 +208,7 @@ def _settled(tx: Tx, row: Row, seen: Row, current: bool) -> Row:
         changes |= {"launched_at": now(), "admin_password": None}
     same_shape = seen["vcpus"] == row["vcpus"] and seen["ram_mib"] == row["ram_mib"]
     same_shape = same_shape and seen.get("rescue_image_id") == row["rescue_image_id"]
-    if not current or not same_shape:
+    if not current or not same_shape or (row["resize"] is not None and not booted and row["power"] != "stopped"):
         return changes
     if row["resize"] == "resizing":
         set_status(tx, row["id"], "finished")
@@ -231,6 +249,8 @@ def finish_removal(tx: Tx, row: Row) -> None:
     for disk in row["disks"]:
         if disk["kind"] == "volume":
             _release_volume(tx, row, disk)
+    if row["shelve"] is not None:
+        drop_shelved_image(tx, row)
     moment = now()
     finish(tx, row["id"])
     tx.update(SERVER, row, deleted_at=moment, terminated_at=moment, failed=False, snapshots=[], admin_password=None)
@@ -252,6 +272,7 @@ def _release_volume(tx: Tx, row: Row, disk: Row) -> None:
 
 def sweep(tx: Tx) -> None:
     """Ends what has been going on for too long."""
+    moves.sweep_moves(tx)
     moment = now()
     for action in tx.rows(ACTION, ACTION.c.start_time < _before(moment, REMOVAL_S), finished_at=None):
         row = tx.one(SERVER, id=action["server_id"], deleted_at=None)
@@ -259,7 +280,7 @@ def sweep(tx: Tx) -> None:
             finish(tx, action["server_id"])
         elif row["deleting"]:
             _remove_without_host(tx, row)
-        elif action["start_time"] < _before(moment, ACTION_S):
+        elif action["start_time"] < _before(moment, ACTION_S) and (row["move"] or {}).get("phase") not in MOVING:
             _give_up(tx, row, action)
 
 

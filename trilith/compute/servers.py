@@ -179,6 +179,12 @@ SERVER = Noun(
         rescue_image_format=text(16, hidden=True),
         resize=text(16, hidden=True),  # resizing | resized | reverting
         old_flavor=json(hidden=True),
+        # while it moves, `peer` is the other of its two hosts; see `server_moves`
+        move=json(hidden=True),
+        peer=text(255, hidden=True, index=True),
+        peer_claim=json(default=dict, hidden=True),
+        peer_seen=json(hidden=True),
+        shelve=json(hidden=True),  # see `server_shelving`
         server_group_id=text(64, hidden=True, index=True),
         deleting=flag(default=False, hidden=True),
         deleted_at=time(hidden=True, index=True),
@@ -192,7 +198,7 @@ SERVER = Noun(
     scope=_scope,
     derive=server_status,
     expand=views.expand,
-    wakes=lambda row: (topic(row["host"]),) if row["host"] else (),
+    wakes=lambda row: tuple(topic(host) for host in (row["host"], row["peer"]) if host),
     filters=FILTERS,
     beside=("os:scheduler_hints", "OS-SCH-HNT:scheduler_hints"),
     type_name="Instance",
@@ -398,11 +404,14 @@ def delete(ctx: Ctx, row: Row) -> None:
 
 def remove(ctx: Ctx, row: Row) -> None:
     """Its host takes it apart; without a host it is gone at once."""
+    from trilith.compute.server_moves import forget_move
     from trilith.compute.server_wants import finish_removal
 
     if row["deleting"] and not row["failed"]:
         return
     record(ctx, row, "delete")
+    if row["move"] is not None:
+        row = forget_move(ctx.tx, row, "cancelled")  # what the other host has of it, nobody wants any more
     row = wish(ctx.tx, row, deleting=True, failed=False)
     if row["host"] is None:
         finish_removal(ctx.tx, row)

@@ -5,7 +5,7 @@ import uuid
 from typing import Any
 
 from trilith.compute.aggregates import AGGREGATE, zone_of
-from trilith.compute.servers import servers_on
+from trilith.compute.servers import SERVER, servers_on
 from trilith.compute.takeovers import change_host, forget
 from trilith.compute.versions import COMPUTE
 from trilith.kernel.errors import Fault
@@ -144,7 +144,7 @@ def _compute_service(ctx: Ctx) -> Row:
 def delete(ctx: Ctx) -> None:
     """Forgets a host that is down and holds nothing."""
     host = _compute_service(ctx)["row"]
-    if servers_on(ctx.tx, [host["name"]]):
+    if servers_on(ctx.tx, [host["name"]]) or ctx.tx.count(SERVER, peer=host["name"], deleted_at=None):
         raise Fault(
             "conflict", "Unable to delete compute service that is hosting instances. Move or delete them first."
         )

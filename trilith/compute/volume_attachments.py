@@ -6,6 +6,7 @@ from trilith.compute.instance_actions import record
 from trilith.compute.server_actions import must
 from trilith.compute.server_disks import attach_volume, next_device
 from trilith.compute.server_requests import TAG
+from trilith.compute.server_shelving import must_be_offloaded
 from trilith.compute.servers import SERVER, wish
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Flag, Id, Member, Object, Text
@@ -15,6 +16,7 @@ from trilith.kernel.versions import v
 
 Row = dict[str, Any]
 TAG_SINCE, FLAG_SINCE, IDS_SINCE, EMPTY_SINCE = v("2.70"), v("2.79"), v("2.89"), v("2.101")
+SHELVED_SINCE = v("2.20")
 DEVICE = Text(255, 1, r"(^/dev/x{0,1}[a-z]{0,1}d{0,1})([a-z]+)[0-9]*")
 
 ASKED = Object(
@@ -66,6 +68,14 @@ def _disk(row: Row, volume_id: str) -> Row:
     raise Fault("missing", f"Instance {row['id']} is not attached to volume {volume_id}")
 
 
+def _must(ctx: Ctx, row: Row, verb: str) -> None:
+    """A shelved server, which has no host, may be given volumes for later."""
+    if row["vm_state"] == "shelved_offloaded" and ctx.at >= SHELVED_SINCE:
+        must_be_offloaded(ctx, row, verb)
+    else:
+        must(ctx, row, verb, "active", "paused", "stopped", "resized", "suspended")
+
+
 @SERVER.route("GET", "/{id}/os-volume_attachments", "reader")
 def list_attachments(ctx: Ctx, row: Row) -> Row:
     limit, offset = number(ctx.one("limit"), "limit"), number(ctx.one("offset"), "offset") or 0
@@ -83,7 +93,7 @@ def attach(ctx: Ctx, row: Row) -> Reply:
     from trilith.volume.volumes import VOLUME
 
     asked = ctx.body["volumeAttachment"]
-    must(ctx, row, "attach_volume", "active", "paused", "stopped", "resized", "suspended")
+    _must(ctx, row, "attach_volume")
     volume = ctx.tx.one(VOLUME, VOLUME.c.id == asked["volumeId"], VOLUME.scope(ctx))
     if volume is None:
         raise Fault("missing", f"Volume {asked['volumeId']} could not be found.")
@@ -99,7 +109,7 @@ def attach(ctx: Ctx, row: Row) -> Reply:
         "bdm_id": ctx.new_id(),
         **attach_volume(ctx, row, volume, device),
     }
-    record(ctx, row, "attach_volume")
+    record(ctx, row, "attach_volume", done=row["host"] is None)
     row = wish(ctx.tx, row, disks=[*row["disks"], disk])
     if ctx.at >= EMPTY_SINCE:
         return Reply(None, 202)
@@ -126,14 +136,18 @@ def change(ctx: Ctx, row: Row) -> None:
 
 @SERVER.route("DELETE", "/{id}/os-volume_attachments/{volume_id}", "member", status=202)
 def detach(ctx: Ctx, row: Row) -> None:
-    from trilith.volume.attachments import begin_detach
+    from trilith.volume.attachments import begin_detach, detached
 
     disk = _disk(row, ctx.path["volume_id"])
-    must(ctx, row, "detach_volume", "active", "paused", "stopped", "resized", "suspended")
+    _must(ctx, row, "detach_volume")
     if disk["boot_index"] == 0:
         raise Fault("forbidden", "Cannot detach a root device volume")
     if disk["leaving"]:
         raise Fault("invalid", f"Volume {disk['volume_id']} is being detached already.")
-    record(ctx, row, "detach_volume")
+    record(ctx, row, "detach_volume", done=row["host"] is None)
+    if row["host"] is None:
+        detached(ctx.tx, disk["volume_id"], row["id"])
+        wish(ctx.tx, row, disks=[each for each in row["disks"] if each is not disk])
+        return
     begin_detach(ctx.tx, disk["volume_id"], row["id"])
     wish(ctx.tx, row, disks=[each | {"leaving": True} if each is disk else each for each in row["disks"]])

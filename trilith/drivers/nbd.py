@@ -168,7 +168,7 @@ class NbdExports:
         taken = {(self._note(volume_id) or {}).get("port") for volume_id in self.known()}
         with linux_net.in_netns(self._netns):
             for port in PORTS:
-                if port not in taken and _bindable(self._address, port):
+                if port not in taken and bindable(self._address, port):
                     return port
         raise Unavailable("All ports for exports of volumes are taken.")
 
@@ -216,7 +216,8 @@ def require_answer(address: str, port: int, netns: str | None) -> None:
             raise Unavailable(f"The volume's host {address} does not answer: {error}") from error
 
 
-def _bindable(address: str, port: int) -> bool:
+def bindable(address: str, port: int) -> bool:
+    """Whether somebody could listen there now."""
     with contextlib.closing(_socket(address)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -34,7 +34,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trilith.drivers import block_copy, crashes, linux_net, nbd, pidfiles, qemu_img
+from trilith.drivers import block_copy, crashes, disk_export, linux_net, nbd, pidfiles, qemu_img
 from trilith.drivers import qemu_command as command
 from trilith.drivers.durable import publish, sync_directory
 from trilith.drivers.qmp import CommandError, Monitor, Monitors
@@ -61,8 +61,26 @@ POWER = {
     "shutdown": "stopped",
     "internal-error": "crashed",
     "guest-panicked": "crashed",
+    "inmigrate": "incoming",
+    "postmigrate": "moved",
 }  # any other state of QEMU is a paused machine
-CHANGES = {"SHUTDOWN", "STOP", "RESUME", "DEVICE_DELETED", "BLOCK_IO_ERROR", "GUEST_PANICKED", "WATCHDOG"}
+CHANGES = {
+    "MIGRATION",
+    "BLOCK_JOB_READY",
+    "BLOCK_JOB_COMPLETED",
+    "SHUTDOWN",
+    "STOP",
+    "RESUME",
+    "DEVICE_DELETED",
+    "BLOCK_IO_ERROR",
+    "GUEST_PANICKED",
+    "WATCHDOG",
+}
+MIRROR = "mirror-"  # a job of a move, with the disk's key
+MIRRORS_S = 20.0
+SENDING = ("setup", "active", "pre-switchover", "device")
+BANDWIDTH_BYTES = 4 << 30  # a second: what the network gives
+DOWNTIME_MS = 300
 NEVER = -1  # the epoch of a machine that was never started
 
 
@@ -76,6 +94,7 @@ class Live:
         self.status = "running"
         self.devices: frozenset[str] = frozenset()
         self.size_bytes: dict[str, int] = {}  # by block node
+        self.outgoing: Doc = {}  # how far a migration to another host is
         self.connecting = threading.Lock()  # the monitor takes one client: a second one of ours would hang
 
 
@@ -84,7 +103,8 @@ class Qemu:
 
     `accel` is kvm or tcg; `netns` the network namespace that QEMU runs in; `run_as` a user's name or ``uid:gid``,
     None to stay who we are. `on_change` is called, from another thread, when a machine changes by itself; it must not
-    block. `checksum_offload` is only for a network whose datapath completes checksums.
+    block. `checksum_offload` is only for a network whose datapath completes checksums. `address` is where other hosts
+    reach this one when machines move.
     """
 
     shutdown_grace_s = 60.0
@@ -98,6 +118,7 @@ class Qemu:
         run_as: str | None = None,
         on_change: Callable[[], None] = lambda: None,
         checksum_offload: bool = False,
+        address: str = "127.0.0.1",
     ) -> None:
         self.directory = (state_dir / "machines").absolute()
         self.accel = accel
@@ -111,6 +132,8 @@ class Qemu:
             raise Refused(f"The state directory's path is too long for sockets: {state_dir}. Use a shorter one.")
         if self.owner is not None:
             _require_reachable(self.directory, *self.owner)
+        self.address = address
+        self._exports = disk_export.DiskExports(address, netns, self.owner)
         self._monitors = Monitors()
         self._lives: dict[str, Live] = {}
         self._locks: dict[str, threading.RLock] = {}
@@ -169,6 +192,34 @@ class Qemu:
             "shutdown": self._shutdown_state(spec) if pid is not None else None,
             "started_at": spec["started_at"] if pid is not None else None,
             "error": error,
+            **self._seen_of_moves(server_id, spec, pid, live),
+        }
+
+    def _seen_of_moves(self, server_id: str, spec: Doc, pid: int | None, live: Live | None) -> Doc:
+        """``export fetched incoming outgoing layout``: see the methods that make them."""
+        incoming, outgoing = spec.get("incoming"), spec.get("outgoing")
+        if incoming is not None:
+            arrived = live is not None and live.status != "inmigrate"
+            incoming = {**incoming, "arrived": arrived} if pid is not None else None
+        if outgoing is not None:
+            status = "lost" if live is None else "none" if not outgoing["sent"] else live.outgoing.get("status", "none")
+            outgoing = {"mirrors": {}, **({} if live is None else live.outgoing), **outgoing, "status": status}
+        return {
+            "export": self._exports.seen(self._home(server_id)),
+            "fetched": spec.get("fetched"),
+            "incoming": incoming,
+            "outgoing": outgoing,
+            "layout": None if live is None else self._layout(spec, live),
+        }
+
+    def _layout(self, spec: Doc, live: Live) -> Doc:
+        """What a machine must have in common with the one whose memory it takes over."""
+        sizes = {d["key"]: live.size_bytes.get(command.node(d["key"])) for d in spec["disks"]}
+        return {
+            "accel": self.accel,
+            "checksum_offload": self.checksum_offload,
+            "disks": {d["key"]: {"port": d["port"], "size_bytes": sizes[d["key"]]} for d in spec["disks"]},
+            "nics": {n["port_id"]: n["port"] for n in spec["nics"]},
         }
 
     def ports(self) -> set[str]:
@@ -251,6 +302,7 @@ class Qemu:
         with self._lock(server_id):
             self._forget(server_id)
             self._kill(server_id)
+            self._exports.end(self._home(server_id))
             gone = self._home(server_id)
             if gone.is_dir():
                 shutil.rmtree(gone)
@@ -522,6 +574,271 @@ class Qemu:
                     return True
         return False
 
+    # ---- to another host: a stopped machine's disks
+
+    def export(self, server_id: str, move_id: str, secret: str, keys: list[str]) -> None:
+        """Offer the machine's disks `keys` to the host that has the key of this move."""
+        with self._lock(server_id):
+            if self._pid(server_id) is not None:
+                raise Unavailable("The machine is running; its disks cannot be offered.")
+            disks = [disk for disk in self._read(server_id)["disks"] if disk["key"] in keys]
+            self._exports.serve(self._home(server_id), move_id, secret, disks)
+
+    def end_export(self, server_id: str) -> None:
+        with self._lock(server_id):
+            self._exports.end(self._home(server_id))
+
+    def fetch(self, server_id: str, move_id: str, secret: str, place: Doc, root_epoch: int, disk: str | None) -> None:
+        """Copy one disk from where another host offers it; None: there is none to copy. Durable on return."""
+        with self._lock(server_id):
+            home = self._home(server_id)
+            home.mkdir(mode=0o711, exist_ok=True)
+            spec = self._read(server_id)
+            fetched = spec.get("fetched")
+            if fetched is None or fetched["move"] != move_id:
+                fetched = {"move": move_id, "keys": []}
+            if disk is not None and disk not in fetched["keys"]:
+                offered = place["disks"].get(disk)
+                if offered is None:
+                    raise Unavailable(f"The disk {disk} is not offered.")
+                target = home / _own_file(disk, root_epoch)
+                part = target.with_suffix(".part")
+                nbd.make_key_directory(home / "move", {move_id: secret}, None)
+                qemu_img.fetch(place, disk, home / "move", move_id, part, offered["format"], self.netns)
+                publish(part, target, self.owner)
+                shutil.rmtree(home / "move")
+                fetched["keys"].append(disk)
+            self._write(server_id, {**spec, "fetched": fetched})
+
+    # ---- to another host: a running machine. The target's side
+
+    def make_receiver(
+        self,
+        server_id: str,
+        machine: Doc,
+        move_id: str,
+        layout: Doc,
+        local: list[str],
+        boot_epoch: int,
+        soft_reboot_epoch: int,
+    ) -> None:
+        """Define the machine as one that takes over what runs on another host: the same devices at the same places, and
+        empty local disks that the other QEMU fills."""
+        with self._lock(server_id):
+            if self._receives(server_id, move_id):
+                return
+            if (layout["accel"], layout["checksum_offload"]) != (self.accel, self.checksum_offload):
+                raise Refused("This host does not run machines as the other one does: accelerator or datapath differ.")
+            home = self._home(server_id)
+            home.mkdir(mode=0o711, exist_ok=True)
+            self._terminate(server_id)
+            for disk in local:
+                self._make_empty(home / _own_file(disk, machine["root_epoch"]), layout["disks"][disk]["size_bytes"])
+            self.define(server_id, machine, _no_image)
+            spec = self._read(server_id)
+            for record in spec["disks"]:
+                record["port"] = layout["disks"][record["key"]]["port"]
+            for nic in spec["nics"]:
+                nic["port"] = layout["nics"].get(nic["port_id"], nic["port"])
+            spec.update(boot_epoch=boot_epoch, soft_reboot_epoch=soft_reboot_epoch, power="running")
+            spec.update(started_at=datetime.now(UTC).isoformat(timespec="seconds"), incoming=None, outgoing=None)
+            self._write(server_id, spec)
+            self._saved(server_id).unlink(missing_ok=True)
+
+    def receive(self, server_id: str, taps: dict[str, str], move_id: str, secret: str, local: list[str]) -> None:
+        """Start it. It runs when all of the other's memory has come, and nothing here can make it run before."""
+        with self._lock(server_id):
+            if self._receives(server_id, move_id):
+                return
+            self._terminate(server_id)
+            spec = self._read(server_id)
+            self._launch(server_id, spec, taps, incoming="defer")
+            self._write(server_id, {**spec, "incoming": self._listen(server_id, move_id, secret, local)})
+
+    def _receives(self, server_id: str, move_id: str) -> bool:
+        incoming = self._read(server_id).get("incoming")
+        return self._pid(server_id) is not None and incoming is not None and incoming["move"] == move_id
+
+    def _make_empty(self, file: Path, size_bytes: int) -> None:
+        part = file.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        qemu_img.create(part, "qcow2" if file.suffix == ".qcow2" else "raw", size_bytes)
+        publish(part, file, self.owner)
+
+    def _listen(self, server_id: str, move_id: str, secret: str, local: list[str]) -> Doc:
+        live, home = self._require(server_id), self._home(server_id)
+        self._use_key(live, home, move_id, secret, "server")
+        place: Doc = {"move": move_id, "address": self.address, "disks_port": None}
+        if local:
+            place["disks_port"] = disk_export.free_port(self.address, self.netns)
+            inet = {"type": "inet", "data": {"host": self.address, "port": str(place["disks_port"])}}
+            self._execute(live, "nbd-server-start", {"addr": inet, "tls-creds": "move"})
+        for number, disk in enumerate(local):
+            export = {"type": "nbd", "id": f"move-{number}", "node-name": command.node(disk), "name": disk}
+            self._execute(live, "block-export-add", {**export, "writable": True})
+        place["port"] = disk_export.free_port(self.address, self.netns, (place["disks_port"],))
+        self._set_migration(live, "move", **{"events": True})
+        self._execute(live, "migrate-incoming", {"uri": _uri(place)})
+        live.dirty = True
+        return place
+
+    def settle(self, server_id: str) -> None:
+        """The machine has come, or never will: nothing waits for the other host any more."""
+        with self._lock(server_id):
+            spec = self._read(server_id)
+            if self._pid(server_id) is not None and spec.get("incoming") is not None:
+                live = self._require(server_id)
+                for export in self._execute(live, "query-block-exports"):
+                    self._execute(live, "block-export-del", {"id": export["id"], "mode": "hard"})
+                with contextlib.suppress(CommandError):
+                    self._execute(live, "nbd-server-stop")
+                self._forget_key(live)
+            shutil.rmtree(self._home(server_id) / "move", ignore_errors=True)
+            self._write(server_id, {**spec, "incoming": None, "fetched": None})
+
+    # ---- the source's side
+
+    def mirror(self, server_id: str, move_id: str, secret: str, to: Doc, keys: list[str]) -> None:
+        """Begin to copy the local disks `keys` to the QEMU that waits at `to`; what is written from then on is written
+        there too. `seen` tells, under ``outgoing``, which are complete."""
+        with self._lock(server_id):
+            live, spec = self._require(server_id), self._read(server_id)
+            if (spec.get("outgoing") or {}).get("move") != move_id:
+                self._stop_sending(server_id, live)
+                spec["outgoing"] = {"move": move_id, "sent": False, "mirrored": False}
+                self._write(server_id, spec)
+            self._use_key(live, self._home(server_id), move_id, secret, "client")
+            jobs = {job["id"]: job for job in self._execute(live, "query-jobs")}
+            for disk in keys:
+                job = jobs.get(_mirror(disk))
+                if job is not None and not job.get("error"):
+                    continue
+                self._end_mirror(live, disk, job)
+                inet = {"type": "inet", "host": to["address"], "port": str(to["disks_port"])}
+                target = {"driver": "nbd", "node-name": _far_node(disk), "export": disk, "server": inet}
+                self._execute(live, "blockdev-add", {**target, "tls-creds": "move"})
+                ask: Doc = {"job-id": _mirror(disk), "device": command.node(disk), "target": _far_node(disk)}
+                ask |= {"sync": "full", "copy-mode": "write-blocking", "auto-dismiss": False}
+                self._execute(live, "blockdev-mirror", ask)
+            live.dirty = True
+
+    def send(self, server_id: str, move_id: str, to: Doc) -> None:
+        """Begin to send the memory. The machine runs on, and stops before the last step (`switch`)."""
+        with self._lock(server_id):
+            live, spec = self._require(server_id), self._read(server_id)
+            if self._execute(live, "query-migrate").get("status") not in SENDING:
+                capabilities = {"pause-before-switchover": True, "events": True, "auto-converge": True}
+                self._set_migration(live, "move", **capabilities)
+                self._execute(live, "migrate", {"uri": _uri(to)})
+            spec["outgoing"]["sent"] = True
+            self._write(server_id, spec)
+            live.dirty = True
+
+    def switch(self, server_id: str, move_id: str) -> None:
+        """Take the last step: from here on this process runs the machine again only if QEMU says that it failed."""
+        with self._lock(server_id):
+            live, spec = self._require(server_id), self._read(server_id)
+            if self._execute(live, "query-migrate").get("status") != "pre-switchover":
+                return
+            jobs = {job["id"]: job for job in self._execute(live, "query-jobs") if job["id"].startswith(MIRROR)}
+            if not spec["outgoing"]["mirrored"]:
+                if any(job["status"] != "ready" for job in jobs.values()):
+                    self._execute(live, "migrate_cancel")  # a disk that is not whole over there stays here
+                    raise Unavailable("A disk was not copied to its end.")
+                spec["outgoing"]["mirrored"] = True
+                self._write(server_id, spec)
+            for name, job in jobs.items():
+                if job["status"] == "ready":
+                    self._execute(live, "block-job-cancel", {"device": name})
+            self._await_mirrors(live)
+            self._execute(live, "migrate-continue", {"state": "pre-switchover"})
+            live.dirty = True
+
+    def _await_mirrors(self, live: Live) -> None:
+        deadline = time.monotonic() + MIRRORS_S
+        while True:
+            jobs = [job for job in self._execute(live, "query-jobs") if job["id"].startswith(MIRROR)]
+            if any(job.get("error") for job in jobs):
+                self._execute(live, "migrate_cancel")
+                raise Unavailable("A disk was not copied to its end.")
+            if all(job["status"] == "concluded" for job in jobs):
+                return
+            if time.monotonic() > deadline:
+                raise Unavailable("The disks are not complete yet.")
+            time.sleep(0.01)
+
+    def stop_sending(self, server_id: str) -> None:
+        """The machine stays: it runs on here. One whose memory has gone for good is ended, and seen as crashed."""
+        with self._lock(server_id):
+            if self._pid(server_id) is not None:
+                live = self._require(server_id)
+                if self._execute(live, "query-status")["status"] == "postmigrate":
+                    self._terminate(server_id)
+                else:
+                    self._stop_sending(server_id, live)
+            shutil.rmtree(self._home(server_id) / "move", ignore_errors=True)
+            self._write(server_id, {**self._read(server_id), "outgoing": None})
+
+    def _stop_sending(self, server_id: str, live: Live) -> None:
+        self._execute(live, "migrate_cancel")
+        deadline = time.monotonic() + MIRRORS_S
+        while self._execute(live, "query-migrate").get("status") in (*SENDING, "cancelling"):
+            if time.monotonic() > deadline:
+                raise Unavailable("The migration does not end.")
+            time.sleep(0.02)
+        for job in self._execute(live, "query-jobs"):
+            if job["id"].startswith(MIRROR):
+                self._end_mirror(live, job["id"].removeprefix(MIRROR), job)
+        self._forget_key(live)
+        live.dirty = True
+
+    def _end_mirror(self, live: Live, disk: str, job: Doc | None) -> None:
+        deadline = time.monotonic() + MIRRORS_S
+        name = _mirror(disk)
+        while job is not None and time.monotonic() < deadline:
+            with contextlib.suppress(CommandError):
+                if job["status"] == "concluded":
+                    self._execute(live, "job-dismiss", {"id": name})
+                else:
+                    self._execute(live, "block-job-cancel", {"device": name, "force": True})
+                    time.sleep(0.02)
+            job = next((each for each in self._execute(live, "query-jobs") if each["id"] == name), None)
+        with contextlib.suppress(CommandError):  # there is none
+            self._execute(live, "blockdev-del", {"node-name": _far_node(disk)})
+
+    def _use_key(self, live: Live, home: Path, move_id: str, secret: str, endpoint: str) -> None:
+        nbd.make_key_directory(home / "move", {move_id: secret}, self.owner)
+        if self._has_object(live, "move"):
+            return
+        credentials = {"qom-type": "tls-creds-psk", "id": "move", "endpoint": endpoint, "dir": str(home / "move")}
+        self._execute(live, "object-add", credentials | ({"username": move_id} if endpoint == "client" else {}))
+
+    def _forget_key(self, live: Live) -> None:
+        """Also what was set for the move: saving a machine to a file must not wait before its last step."""
+        self._set_migration(live, "", **{"pause-before-switchover": False, "auto-converge": False})
+        if self._has_object(live, "move"):
+            self._execute(live, "object-del", {"id": "move"})
+
+    def _set_migration(self, live: Live, credentials: str, **capabilities: bool) -> None:
+        listed = [{"capability": name, "state": state} for name, state in capabilities.items()]
+        self._execute(live, "migrate-set-capabilities", {"capabilities": listed})
+        limits = {"max-bandwidth": BANDWIDTH_BYTES, "downtime-limit": DOWNTIME_MS}
+        self._execute(live, "migrate-set-parameters", {"tls-creds": credentials, **limits})
+
+    def _outgoing(self, live: Live) -> Doc:
+        """``status error mirrors memory disk`` of a machine that goes to another host."""
+        found = self._execute(live, "query-migrate")
+        jobs = [job for job in self._execute(live, "query-jobs") if job["id"].startswith(MIRROR)]
+        whole = {job["id"].removeprefix(MIRROR): job["status"] == "ready" for job in jobs if not job.get("error")}
+        ram = found.get("ram", {})
+        memory = {name: ram.get(name, 0) for name in ("total", "remaining")}
+        disk = {"total": sum(job["total-progress"] for job in jobs)}
+        disk["remaining"] = disk["total"] - sum(job["current-progress"] for job in jobs)
+        for amounts in (memory, disk):
+            amounts["processed"] = amounts["total"] - amounts["remaining"]
+        error = found.get("error-desc")
+        return {"status": found.get("status", "none"), "error": error, "mirrors": whole, "memory": memory, "disk": disk}
+
     # ---- the record
 
     def _home(self, server_id: str) -> Path:
@@ -584,8 +901,15 @@ class Qemu:
         return record
 
     def _make_overlay(self, home: Path, record: Doc, disk: Doc, image_path: ImagePath) -> None:
-        file, base, image_format = home / record["file"], home / record["base"]["file"], disk["image_format"]
         size_bytes = disk["size_gib"] * qemu_img.GIB
+        whole = home / record["file"].replace(".qcow2", "-whole.qcow2")
+        if whole.exists():
+            record.update(file=whole.name)
+            record.pop("base")
+            if size_bytes > qemu_img.qcow2_size_bytes(whole):
+                qemu_img.resize(whole, "qcow2", size_bytes)
+            return
+        file, base, image_format = home / record["file"], home / record["base"]["file"], disk["image_format"]
         if not file.exists():
             if not base.exists():
                 self._link(image_path(disk["image_id"]), base)
@@ -626,6 +950,7 @@ class Qemu:
         keep = {"spec.json", "run", "snapshots", "saved", "config.iso", "qemu.log"}
         keep |= {disk["file"] if "file" in disk else command.credentials_id(disk["key"]) for disk in spec["disks"]}
         keep |= {d["base"]["file"] for d in spec["disks"] if "base" in d}
+        keep |= {"move"}
         unused = [entry for entry in home.iterdir() if entry.name not in keep]
         for entry in [*unused, *(home / "snapshots").glob("*.part")]:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -640,7 +965,14 @@ class Qemu:
         if disk.get("nbd"):
             nbd.require_answer(disk["nbd"]["address"], disk["nbd"]["port"], self.netns)
 
-    def _launch(self, server_id: str, spec: Doc, taps: dict[str, str], incoming_fd: int | None = None) -> None:
+    def _launch(
+        self,
+        server_id: str,
+        spec: Doc,
+        taps: dict[str, str],
+        incoming_fd: int | None = None,
+        incoming: str | None = None,
+    ) -> None:
         home = self._home(server_id)
         for disk in spec["disks"]:
             self._require_volume(disk)
@@ -659,6 +991,8 @@ class Qemu:
             if incoming_fd is not None:
                 words += ["-incoming", f"fd:{incoming_fd}"]
                 passed.append(incoming_fd)
+            elif incoming is not None:
+                words += ["-incoming", incoming]
             child = pidfiles.start(words, home / "qemu.log", passed)
         with self._guard:
             self._children = [old for old in self._children if old.poll() is None] + [child]
@@ -772,6 +1106,9 @@ class Qemu:
                 live.status = self._execute(live, "query-status", timeout_s=self.answer_s)["status"]
                 live.devices = self._devices(live)
                 live.size_bytes = block_copy.sizes(_connected(live))
+                if self._read(server_id).get("outgoing") is not None:
+                    live.outgoing = self._outgoing(live)
+                    live.dirty = True  # it is on its way
                 if live.status == "io-error":
                     self._execute(live, "cont")  # there may be room again
                     live.dirty = True
@@ -911,7 +1248,32 @@ def _blank_spec() -> Doc:
         "shutdown_asked_at": None,
         "shutdown_sent_at": None,
         "snapshots_done": [],
+        "fetched": None,
+        "incoming": None,
+        "outgoing": None,
     }
+
+
+def _own_file(key: str, root_epoch: int) -> str:
+    """Name of a local disk that came from another host: whole, over no image."""
+    return f"root-{root_epoch}-whole.qcow2" if key == "root" else f"{key}-{root_epoch}.raw"
+
+
+def _no_image(image_id: str) -> Path:
+    raise Unavailable(f"The disk over image {image_id} has not come from the other host.")
+
+
+def _mirror(disk: str) -> str:
+    return f"{MIRROR}{disk}"[:31]
+
+
+def _far_node(disk: str) -> str:
+    return f"m-{disk[:28]}"
+
+
+def _uri(place: Doc) -> str:
+    address = f"[{place['address']}]" if ":" in place["address"] else place["address"]
+    return f"tcp:{address}:{place['port']}"
 
 
 def _add_nic(spec: Doc, nic: Doc) -> None:

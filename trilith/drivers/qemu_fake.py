@@ -27,7 +27,8 @@ DEFINED = ("name", "vcpus", "ram_mib", "root_epoch", "root_gib", "rescue_image_i
 
 
 class FakeQemu:
-    """As `Qemu`; `accel`, `netns`, `run_as` and `checksum_offload` are taken and not used."""
+    """As `Qemu`; `accel`, `netns`, `run_as`, `checksum_offload` and `address` are taken and not used. Two of them
+    reach each other through their files: what one offers, or waits with, says where its world lies."""
 
     shutdown_grace_s = 60.0
 
@@ -39,6 +40,7 @@ class FakeQemu:
         run_as: str | None = None,
         on_change: Callable[[], None] = lambda: None,
         checksum_offload: bool = False,
+        address: str = "127.0.0.1",
     ) -> None:
         self.directory = (state_dir / "machines").absolute()
         self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -74,6 +76,10 @@ class FakeQemu:
             "shutdown": None,
             "started_at": world["started_at"] if runs else None,
             "error": None,
+            **{name: world.get(name) for name in ("export", "fetched")},
+            "incoming": world.get("incoming") if runs else None,
+            "outgoing": _lost(world.get("outgoing")) if not runs else world.get("outgoing"),
+            "layout": {"disks": {}, "nics": {}} if runs else None,
         }
 
     def ports(self) -> set[str]:
@@ -165,6 +171,7 @@ class FakeQemu:
         with self._lock:
             if server_id in self.known() and self._read(server_id)["process"]:
                 self._change(server_id, process=False, power="running")  # which without a process is crashed
+                self._hang_up(server_id)
 
     def stop_shared(self) -> set[str]:
         with self._lock:
@@ -228,6 +235,114 @@ class FakeQemu:
     def drop_snapshot(self, server_id: str, image_id: str) -> None:
         (self.directory / server_id / "snapshots" / f"{image_id}.qcow2").unlink(missing_ok=True)
 
+    # to another host
+
+    def export(self, server_id: str, move_id: str, secret: str, keys: list[str]) -> None:
+        with self._lock:
+            place = {"move": move_id, "address": "127.0.0.1", "port": 28000, "world": str(self.directory)}
+            self._change(server_id, export={**place, "disks": {key: {} for key in keys}, "running": True})
+
+    def end_export(self, server_id: str) -> None:
+        with self._lock:
+            self._change(server_id, export=None)
+
+    def fetch(self, server_id: str, move_id: str, secret: str, place: Doc, root_epoch: int, disk: str | None) -> None:
+        with self._lock:
+            (self.directory / server_id / "snapshots").mkdir(parents=True, exist_ok=True)
+            world = self._read(server_id)
+            fetched = world.get("fetched")
+            keys = set(fetched["keys"]) if fetched and fetched["move"] == move_id else set()
+            if disk is not None:
+                source = self._read(server_id, Path(place["world"]))
+                if source["process"] or source.get("export") is None:
+                    raise Unavailable(f"The disk {disk} is not offered.")
+                keys.add(disk)
+                world["content"] = source.get("content", "")
+            self._write(server_id, {**world, "fetched": {"move": move_id, "keys": sorted(keys)}})
+
+    def make_receiver(
+        self,
+        server_id: str,
+        machine: Doc,
+        move_id: str,
+        layout: Doc,
+        local: list[str],
+        boot_epoch: int,
+        soft_reboot_epoch: int,
+    ) -> None:
+        with self._lock:
+            if self._receives(server_id, move_id):
+                return
+            self.kill(server_id)
+            world = self._read(server_id)
+            world["disks"] = [{**disk, "image_id": None} for disk in machine["disks"]]
+            (self.directory / server_id / "snapshots").mkdir(parents=True, exist_ok=True)
+            self._write(server_id, world)
+            self.define(server_id, machine, _no_image)
+            epochs = {"boot_epoch": boot_epoch, "soft_reboot_epoch": soft_reboot_epoch}
+            self._change(server_id, **epochs, power="running", incoming=None, outgoing=None)
+
+    def receive(self, server_id: str, taps: dict[str, str], move_id: str, secret: str, local: list[str]) -> None:
+        with self._lock:
+            if self._receives(server_id, move_id):
+                return
+            place = {"move": move_id, "address": "127.0.0.1", "port": 28001, "world": str(self.directory)}
+            nics = [{**nic, "attached": nic["port_id"] in taps} for nic in self._read(server_id)["nics"]]
+            self._change(server_id, process=True, power="incoming", nics=nics, incoming={**place, "arrived": False})
+
+    def settle(self, server_id: str) -> None:
+        with self._lock:
+            self._change(server_id, incoming=None, fetched=None)
+
+    def mirror(self, server_id: str, move_id: str, secret: str, to: Doc, keys: list[str]) -> None:
+        self._running(server_id, outgoing={"move": move_id, "status": "none", "mirrors": dict.fromkeys(keys, True)})
+
+    def send(self, server_id: str, move_id: str, to: Doc) -> None:
+        with self._lock:
+            world = self._read(server_id)
+            out = {**world["outgoing"], "status": "pre-switchover", "to": to, "was": world["power"]}
+            self._running(server_id, outgoing=out, power="paused")
+
+    def switch(self, server_id: str, move_id: str) -> None:
+        with self._lock:
+            world = self._read(server_id)
+            out = world["outgoing"]
+            if out is None or out["status"] != "pre-switchover" or not world["process"]:
+                return
+            there = Path(out["to"]["world"])
+            other = self._read(server_id, there)
+            if not (other["process"] and (other.get("incoming") or {}).get("move") == move_id):
+                self._change(server_id, outgoing={**out, "status": "failed"}, power=out["was"])
+                raise Unavailable("The other host does not take the machine.")
+            # one moment: nobody sees the machine on both hosts, or running here again
+            self._change(server_id, outgoing={**out, "status": "completed"}, power="moved")
+            came = {"power": out["was"], "incoming": {**other["incoming"], "arrived": True}}
+            self._write(server_id, {**other, **came, "content": world.get("content", "")}, there)
+
+    def stop_sending(self, server_id: str) -> None:
+        with self._lock:
+            world = self._read(server_id)
+            out = world["outgoing"]
+            if world["process"] and world["power"] == "moved":
+                self.kill(server_id)
+            elif world["process"] and out and "was" in out:
+                self._change(server_id, power=out["was"])
+            self._change(server_id, outgoing=None)
+
+    def _hang_up(self, server_id: str) -> None:
+        """The process that waits on the other host for this one's memory ends when it does not get all of it."""
+        out = self._read(server_id).get("outgoing")
+        if out is None or out["status"] != "pre-switchover":
+            return
+        there = Path(out["to"]["world"])
+        other = self._read(server_id, there)
+        if other["process"] and other["power"] == "incoming" and other["incoming"]["move"] == out["move"]:
+            self._write(server_id, {**other, "process": False, "power": "running"}, there)
+
+    def _receives(self, server_id: str, move_id: str) -> bool:
+        world = self._read(server_id)
+        return bool(world["process"] and world.get("incoming") and world["incoming"]["move"] == move_id)
+
     def live_copy(self, volume_id: str, target: Path) -> bool:
         return False  # a pretended machine has no file open
 
@@ -236,6 +351,9 @@ class FakeQemu:
 
     def _ask_for_image(self, world: Doc, disk: Doc, image_path: ImagePath) -> None:
         made = {(known["key"], known.get("image_id")) for known in world["disks"]}
+        fetched = (world.get("fetched") or {"keys": []})["keys"]
+        if disk["key"] in fetched or (disk["key"], None) in made:
+            return
         if disk["kind"] == "image" and (disk["key"], disk["image_id"]) not in made:
             image_path(disk["image_id"])
 
@@ -256,9 +374,9 @@ class FakeQemu:
     def _change(self, server_id: str, **changes: Any) -> None:
         self._write(server_id, {**self._read(server_id), **changes})
 
-    def _read(self, server_id: str) -> Doc:
+    def _read(self, server_id: str, directory: Path | None = None) -> Doc:
         try:
-            document: Doc = json.loads((self.directory / server_id / "world.json").read_bytes())
+            document: Doc = json.loads(((directory or self.directory) / server_id / "world.json").read_bytes())
         except FileNotFoundError:
             zeros = {"name": "", "vcpus": 0, "ram_mib": 0, "root_gib": 0, "root_epoch": NEVER, "boot_epoch": NEVER}
             lists: Doc = {"disks": [], "nics": [], "snapshots_done": [], "config_drive_files": []}
@@ -273,10 +391,19 @@ class FakeQemu:
             return {**zeros, **lists, **state, "soft_reboot_epoch": NEVER, "rescue_image_id": None, **NO_CRASH}
         return NO_CRASH | document
 
-    def _write(self, server_id: str, world: Doc) -> None:
-        part = self.directory / server_id / "world.part"
+    def _write(self, server_id: str, world: Doc, directory: Path | None = None) -> None:
+        home = (directory or self.directory) / server_id
+        part = home / f"world.{threading.get_ident()}.part"
         part.write_text(json.dumps(world))
-        part.rename(self.directory / server_id / "world.json")  # not synced: it is to survive a kill, not a power cut
+        part.rename(home / "world.json")  # not synced: it is to survive a kill, not a power cut
+
+
+def _lost(outgoing: Doc | None) -> Doc | None:
+    return None if outgoing is None else {**outgoing, "status": "lost"}
+
+
+def _no_image(image_id: str) -> Path:
+    raise Unavailable(f"The disk over image {image_id} has not come from the other host.")
 
 
 def _is_shared(disk: Doc) -> bool:

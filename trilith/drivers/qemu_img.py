@@ -19,8 +19,11 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trilith.kernel.errors import Refused, Unavailable
+
+Doc = dict[str, Any]
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -44,7 +47,17 @@ INFO_CPU_S = 30
 COPY_CPU_S = 4 * 3600
 MEMORY_BYTES = 2 * GIB  # address space; the work on any sound image stays far below
 
-TRANSIENT = ("No space left", "Disk quota exceeded", "Input/output error", "No such file", "Permission denied")
+TRANSIENT = (
+    "Connection refused",
+    "Failed to connect",
+    "TLS handshake",
+    "Server",
+    "No space left",
+    "Disk quota exceeded",
+    "Input/output error",
+    "No such file",
+    "Permission denied",
+)
 
 
 # The user who reads a fault has no use for the host's directories.
@@ -107,6 +120,24 @@ def convert(source: Path, source_format: str, target: Path, target_format: str, 
     _run(["convert", "-q", "-t", "writeback", *flags, *formats, _filename(source), _filename(target)], COPY_CPU_S)
 
 
+def fetch(place: Doc, name: str, keys: Path, user: str, target: Path, target_format: str, netns: str | None) -> None:
+    """Copy the export `name` of `place` (``address port``) into a new file; `keys`: the directory of our TLS key."""
+    target.unlink(missing_ok=True)
+    secret = f"tls-creds-psk,id=psk,dir={str(keys).replace(',', ',,')},endpoint=client,username={user}"
+    source: Doc = {"driver": "nbd", "export": name, "tls-creds": "psk", "discard": "unmap"}
+    source["server"] = {"type": "inet", "host": place["address"], "port": str(place["port"])}
+    words = ["convert", "-q", "-t", "writeback", "--object", secret, "--image-opts", "-O", qemu_format(target_format)]
+    _run([*words, f"driver=raw,file.{_dotted(source)}", _filename(target)], COPY_CPU_S, netns)
+
+
+def _dotted(document: Doc) -> str:
+    """A block node as ``--image-opts`` takes it, below ``file``."""
+    flat = [(key, value) for key, value in document.items() if not isinstance(value, dict)]
+    for key, inner in document.items():
+        flat += [(f"{key}.{name}", value) for name, value in inner.items()] if isinstance(inner, dict) else []
+    return ",file.".join(f"{key}={str(value).replace(',', ',,')}" for key, value in flat)
+
+
 def resize(path: Path, disk_format: str, size_bytes: int) -> None:
     """Grow the disk to `size_bytes`. Shrinking is Refused: it would cut data off."""
     now_bytes = info(path, disk_format).virtual_size_bytes
@@ -152,9 +183,10 @@ def _filename(path: Path) -> str:
     return f"file:{path.absolute()}"
 
 
-def _run(arguments: Sequence[str], cpu_s: int) -> str:
+def _run(arguments: Sequence[str], cpu_s: int, netns: str | None = None) -> str:
     limits = ["prlimit", f"--as={MEMORY_BYTES}", f"--cpu={cpu_s}:{cpu_s + 5}", "--core=0"]
-    argv = ["setpriv", "--pdeathsig", "KILL", *limits, "qemu-img", *arguments]
+    place = ["nsenter", f"--net=/run/netns/{netns}", "--"] if netns is not None else []
+    argv = [*place, "setpriv", "--pdeathsig", "KILL", *limits, "qemu-img", *arguments]
     try:
         done = subprocess.run(
             argv,

@@ -137,6 +137,9 @@ def _port(port: Doc, network: Doc, dhcp: northbound_dhcp.Dhcp, router_ports: dic
         return row | {"type": "localport", "addresses": [_own_addresses(port)]}
     if port.get("binding_host"):
         row["options"] = {"requested-chassis": port["binding_host"]}
+        if port.get("binding_peer"):  # on the second chassis it is blocked until the machine there says that it lives
+            both = f"{port['binding_host']},{port['binding_peer']}"
+            row["options"] = {"requested-chassis": both, "activation-strategy": "rarp"}
     v4, v6 = dhcp.of_port.get(port["id"], (None, None))
     return row | _security(port) | {"dhcpv4_options": v4, "dhcpv6_options": v6}
 

@@ -45,6 +45,8 @@ def _wakes(row: Row) -> Iterable[str]:
     yield "northbound"
     if row["binding_host"]:
         yield hosts.topic(row["binding_host"])
+    if row["binding_peer"]:
+        yield hosts.topic(row["binding_peer"])
 
 
 def _scope(ctx: Ctx) -> Condition | None:
@@ -136,6 +138,7 @@ PORT = resource(
             filter=True,
             extension="binding",
         ),
+        binding_peer=text(255, default="", hidden=True),  # the host that a running machine is moving to
         binding_profile=Field(
             kind=Json(),
             wire="binding:profile",

@@ -41,7 +41,7 @@ COLUMNS: dict[str, tuple[Noun, str]] = {
     "ports": (
         PORT,
         "id name network_id mac_address fixed_ips device_id device_owner admin_state_up port_security_enabled "
-        "security_groups allowed_address_pairs extra_dhcp_opts binding_host dns_name",
+        "security_groups allowed_address_pairs extra_dhcp_opts binding_host binding_peer dns_name",
     ),
     "routers": (ROUTER, "id name admin_state_up enable_snat external_network_id gateway_port_id routes"),
     "floating_ips": (

@@ -7,7 +7,7 @@ has) -> ``detaching``.
 from collections.abc import Callable
 from typing import Any
 
-from trilith.kernel.declare import Noun, computed, given, ident, json, text, time
+from trilith.kernel.declare import Noun, computed, flag, given, ident, json, text, time
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Bad, Choice, Json, now
 from trilith.kernel.request import Ctx, Reply
@@ -35,6 +35,8 @@ ATTACHMENT = Noun(
         connection_info=json(default=dict, show=lambda row, ctx: row["connection_info"] or {}),
         host=text(255, hidden=True),
         device=text(255, hidden=True),
+        # its running machine came from another host, and so has it by network though it is on its own
+        by_network=flag(default=False, hidden=True),
         asked_volume=given(ident().kind, wire="volume_uuid", create="required"),
         asked_server=given(ident().kind, wire="instance_uuid"),
         connector=given(Json(), null=True, update=True),

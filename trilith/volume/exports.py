@@ -30,7 +30,9 @@ def export_wants(tx: Tx, volumes: list[Row], attachments: list[Row]) -> dict[str
     remote, by_id = [], {volume["id"]: volume for volume in volumes}
     for attachment in attachments:
         volume = by_id.get(attachment["volume_id"])
-        if volume is not None and attachment["host"] and is_remote(volume, attachment["host"]):
+        if volume is not None and attachment["host"]:
+            if not (attachment["by_network"] or is_remote(volume, attachment["host"])):
+                continue
             remote.append(attachment)
     names = {host["name"] for host in tx.rows(HOST)} if remote else set()
     found: dict[str, Row] = {}

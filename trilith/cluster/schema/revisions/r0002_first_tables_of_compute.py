@@ -194,6 +194,11 @@ def upgrade() -> None:
         sa.Column("rescue_image_format", sa.String(length=16)),
         sa.Column("resize", sa.String(length=16)),
         sa.Column("old_flavor", sa.JSON()),
+        sa.Column("move", sa.JSON()),
+        sa.Column("peer", sa.String(length=255)),
+        sa.Column("peer_claim", sa.JSON()),
+        sa.Column("peer_seen", sa.JSON()),
+        sa.Column("shelve", sa.JSON()),
         sa.Column("server_group_id", sa.String(length=64)),
         sa.Column("deleting", sa.Boolean()),
         sa.Column("deleted_at", sa.String(length=26)),
@@ -205,6 +210,7 @@ def upgrade() -> None:
     steps.create_index("ix_compute_servers_deleted_at", "compute_servers", ["deleted_at"], unique=False)
     steps.create_index("ix_compute_servers_flavor_id", "compute_servers", ["flavor_id"], unique=False)
     steps.create_index("ix_compute_servers_host", "compute_servers", ["host"], unique=False)
+    steps.create_index("ix_compute_servers_peer", "compute_servers", ["peer"], unique=False)
     steps.create_index("ix_compute_servers_project_id", "compute_servers", ["project_id"], unique=False)
     steps.create_index("ix_compute_servers_server_group_id", "compute_servers", ["server_group_id"], unique=False)
     steps.create_index("ix_compute_servers_status", "compute_servers", ["status"], unique=False)

@@ -102,6 +102,7 @@ def upgrade() -> None:
         sa.Column("allowed_address_pairs", sa.JSON()),
         sa.Column("extra_dhcp_opts", sa.JSON()),
         sa.Column("binding_host", sa.String(length=255)),
+        sa.Column("binding_peer", sa.String(length=255)),
         sa.Column("binding_profile", sa.JSON()),
         sa.Column("binding_vnic_type", sa.String(length=64)),
         sa.Column("dns_name", sa.String(length=63)),

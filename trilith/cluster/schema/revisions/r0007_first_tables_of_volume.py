@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("connection_info", sa.JSON()),
         sa.Column("host", sa.String(length=255)),
         sa.Column("device", sa.String(length=255)),
+        sa.Column("by_network", sa.Boolean()),
         sa.Column("project_id", sa.String(length=64)),
         sa.Column("created_at", sa.String(length=26)),
         sa.Column("updated_at", sa.String(length=26)),

@@ -1,0 +1,324 @@
+"""How a server gets from one host to another: the rows of one move, changed by what both hosts report.
+
+While a server moves, `peer` is the other of its two hosts and `move` says how far it is: ``migration_id kind phase
+until`` and what has to be put back when it is undone. Both hosts get a want. `host` changes in one transaction, with
+the ports' and the volumes' places, and never before the machine cannot run on the host that it had:
+
+    copying     it is stopped; the target copies its local disks (`kind` migration, resize)
+    kept        it runs on the target; the source keeps the disks until this is confirmed
+    returning   it shall go back: it is ended on the host that it came to, and starts from what was kept
+    preparing   the target's QEMU gets ready for a running machine (`kind` live-migration)
+    moving      the source mirrors disks and sends memory, and stops before the last step
+    switching   the last step was allowed: the machine runs where its memory is, and nowhere else
+
+An undone move leaves nothing but the record: what the target has, nobody wants any more.
+"""
+
+import time
+from datetime import datetime, timedelta
+from typing import Any
+
+from trilith.compute import migrations
+from trilith.compute.aggregates import AGGREGATE, zone_of
+from trilith.compute.instance_actions import finish
+from trilith.compute.servers import SERVER, fault_of, wish
+from trilith.identity.tokens import keys
+from trilith.kernel.kinds import now
+from trilith.kernel.store import Tx
+from trilith.placement.hosts import HOST, is_up
+
+Row = dict[str, Any]
+
+LIVE = ("preparing", "moving", "switching")
+PHASE_S = {"copying": 7200, "returning": 600, "preparing": 300, "moving": 7200, "switching": 120}
+SILENT_S = 60  # a host that is not heard for so long takes no part in a move
+
+
+def begin(tx: Tx, row: Row, target: str, phase: str, peer_claim: Row, migration: Row, **more: Any) -> Row:
+    """The server shall go to `target`. `more`: what undoing it needs, and further columns."""
+    move = {"migration_id": migration["id"], "kind": migration["migration_type"], "phase": phase}
+    move |= {"root_gib": more.pop("root_gib", None)}
+    if phase in LIVE:
+        _bind_peer(tx, row, target)
+    return wish(
+        tx, row, move=move | {"until": _until(phase)}, peer=target, peer_claim=peer_claim, peer_seen=None, **more
+    )
+
+
+def phase_of(row: Row, phase: str) -> Row:
+    """The server's `move`, in another phase."""
+    return row["move"] | {"phase": phase, "until": _until(phase)}  # type: ignore[no-any-return]
+
+
+def _until(phase: str) -> str:
+    return (datetime.fromisoformat(now()) + timedelta(seconds=PHASE_S[phase])).isoformat(timespec="microseconds")
+
+
+def document(row: Row, host: str) -> Row | None:
+    """What the want of one of both hosts says of the move; None for a host that only has to run the machine."""
+    move = row["move"]
+    if move is None:
+        return None
+    phase, is_owner = move["phase"], host == row["host"]
+    if phase == "kept":
+        return None if is_owner else {"role": "source", "phase": "kept"}
+    if phase == "returning":
+        return {"role": "source", "phase": "returning" if is_owner else "kept"}
+    found = {"role": "source" if is_owner else "target", "phase": phase, "id": move["migration_id"]}
+    found |= {"key": keys().derived("move", move["migration_id"])}
+    seen, peer_seen = row["seen"] or {}, row["peer_seen"] or {}
+    if phase == "copying":
+        return found if is_owner else found | {"from": _of_this_move(seen.get("export"), move)}
+    if is_owner:
+        return found | {"to": _of_this_move(peer_seen.get("incoming"), move), "force": bool(move.get("force"))}
+    return found | {"layout": seen.get("layout")}
+
+
+def _of_this_move(place: Row | None, move: Row) -> Row | None:
+    return place if place is not None and place["move"] == move["migration_id"] else None
+
+
+# what the hosts report
+
+
+def reported(tx: Tx, row: Row, host: str, seen: Row | None, fault: str | None, current: bool) -> bool:
+    """Takes what one of both hosts saw; False where there is no move, or only `kept` disks on another host."""
+    move, is_owner = row["move"], host == row["host"]
+    if move is None or (move["phase"] == "kept" and is_owner):
+        return False
+    if not is_owner or move["phase"] != "kept":
+        column: Row = {"seen" if is_owner else "peer_seen": seen}
+        row = tx.update(SERVER, row, **column)
+    if not current:
+        return True
+    if fault is not None and move["phase"] in ("copying", "preparing", "moving"):
+        undo(tx, row, fault)
+    elif move["phase"] in STEPS:
+        STEPS[move["phase"]](tx, row, is_owner, seen or {})
+    return True
+
+
+def _copying(tx: Tx, row: Row, is_owner: bool, seen: Row) -> None:
+    fetched = _of_this_move(seen.get("fetched"), row["move"])
+    if not is_owner and fetched is not None and set(local_keys(row)) <= set(fetched["keys"]):
+        migrations.set_status(tx, row["id"], "post-migrating")
+        _change_hosts(tx, row, "kept", claim=row["peer_claim"], peer_claim=row["claim"])
+
+
+def _returning(tx: Tx, row: Row, is_owner: bool, seen: Row) -> None:
+    """What was kept runs again once the machine cannot run any more where it went."""
+    if is_owner and not seen.get("process") and not seen.get("taps"):
+        row = _change_hosts(tx, row, "kept", claim=row["peer_claim"], boot_epoch=_next_boot(row))
+        tx.update(SERVER, row, move=None, peer=None, peer_claim={}, peer_seen=None)
+
+
+def _preparing(tx: Tx, row: Row, is_owner: bool, seen: Row) -> None:
+    if is_owner:
+        _watch_source(tx, row, seen)
+    elif _of_this_move(seen.get("incoming"), row["move"]) is not None:
+        migrations.set_status(tx, row["id"], "running")
+        _go_on(tx, row, "moving")
+
+
+def _watch_source(tx: Tx, row: Row, seen: Row) -> bool:
+    if seen.get("process") and seen["power"] in ("running", "paused"):
+        return True
+    undo(tx, row, "The machine stopped while it moved.")
+    return False
+
+
+def _moving(tx: Tx, row: Row, is_owner: bool, seen: Row) -> None:
+    if not is_owner:
+        if _of_this_move(seen.get("incoming"), row["move"]) is None:
+            undo(tx, row, f"The machine's new process on host {row['peer']} ended. {seen.get('waiting') or ''}")
+        return
+    out = _of_this_move(seen.get("outgoing"), row["move"]) or {"status": "none"}
+    if out["status"] in ("failed", "cancelled"):
+        undo(tx, row, out.get("error") or "QEMU gave the migration up.")
+    elif _watch_source(tx, row, seen) and out["status"] == "pre-switchover":
+        _go_on(tx, row, "switching")
+
+
+def _switching(tx: Tx, row: Row, is_owner: bool, seen: Row) -> None:
+    """From here on the machine may run on the target without anybody having told yet: only what its source says of
+    QEMU's last step, or that neither process is there any more, decides."""
+    source, target = row["seen"] or {}, row["peer_seen"] or {}
+    out = _of_this_move(source.get("outgoing"), row["move"]) or {"status": "none"}
+    incoming = _of_this_move(target.get("incoming"), row["move"])
+    arrived = incoming is not None and incoming["arrived"]
+    if is_owner and source.get("process") and out["status"] in ("failed", "cancelled"):
+        undo(tx, row, out.get("error") or "QEMU gave the migration up.")
+    elif (is_owner and out["status"] == "completed") or arrived:
+        _land(tx, row)
+    elif not is_owner and incoming is None and not source.get("process"):
+        _land(tx, row)  # the mirrored disks are there, as new as the source's or newer
+
+
+def _land(tx: Tx, row: Row, **changes: Any) -> None:
+    migrations.set_status(tx, row["id"], "completed")
+    old = row["host"]
+    row = _change_hosts(tx, row, "kept", claim=row["peer_claim"], by_network=True, **changes)
+    row = tx.update(SERVER, row, move=None, peer=None, peer_claim={}, peer_seen=None)
+    tx.hint(f"host:{old}")
+
+
+STEPS = {
+    "copying": _copying,
+    "returning": _returning,
+    "preparing": _preparing,
+    "moving": _moving,
+    "switching": _switching,
+}
+
+
+def _go_on(tx: Tx, row: Row, phase: str) -> Row:
+    return wish(tx, row, move=phase_of(row, phase))
+
+
+# places
+
+
+def local_keys(row: Row) -> list[str]:
+    """The disks that lie on the server's host only."""
+    local = [disk for disk in row["disks"] if disk["kind"] != "volume" and not disk.get("shared")]
+    return ["root" if disk["kind"] == "image" else disk["label"] for disk in local]
+
+
+def _change_hosts(tx: Tx, row: Row, phase: str, by_network: bool = False, **changes: Any) -> Row:
+    """The server's two hosts change their parts, and with them what each had seen."""
+    target = row["peer"]
+    move = row["move"] | {"phase": phase}
+    changes |= {"failed": False, "fault": None, "peer": row["host"], "seen": row["peer_seen"], "peer_seen": row["seen"]}
+    return settle_on(tx, row, target, by_network=by_network, move=move, **changes)
+
+
+def settle_on(tx: Tx, row: Row, target: str, by_network: bool = False, **changes: Any) -> Row:
+    """The server belongs to that host from now on, with its ports and volumes. `by_network`: its running QEMU reaches
+    every volume through the network, also one that is on the target."""
+    from trilith.network.ports import PORT, bind_port, ports_of
+    from trilith.volume.attachments import ATTACHMENT
+    from trilith.volume.volumes import VOLUME
+
+    zone = zone_of(tx.get(HOST, target), tx.rows(AGGREGATE))
+    for port in ports_of(tx, [row["id"]]):
+        place = {"device_id": row["id"], "device_owner": f"compute:{zone}", "host": target}
+        tx.update(PORT, bind_port(tx, port, **place), binding_peer="")
+    disks = []
+    for disk in changes.pop("disks", row["disks"]):
+        if disk["kind"] == "volume":
+            attachment = tx.one(ATTACHMENT, id=disk["attachment_id"])
+            volume = tx.one(VOLUME, id=disk["volume_id"])
+            over_network = by_network and volume is not None and volume["host"] == target
+            disk = disk | {"by_network": over_network}
+            if attachment is not None:
+                tx.update(ATTACHMENT, attachment, host=target, by_network=over_network)
+        disks.append(disk)
+    return wish(tx, row, host=target, zone=zone, disks=disks, **changes)
+
+
+def _bind_peer(tx: Tx, row: Row, target: str) -> None:
+    """Both hosts may plug the ports in: traffic goes on where the machine is, from the moment that it is there."""
+    from trilith.network.ports import PORT, ports_of
+
+    for port in ports_of(tx, [row["id"]]):
+        tx.update(PORT, port, binding_peer=target)
+
+
+# the end
+
+
+def _next_boot(row: Row) -> int:
+    """What was stopped for the move starts again, if it is wanted so."""
+    return int(row["boot_epoch"] + (row["power"] == "running"))
+
+
+def undo(tx: Tx, row: Row, why: str, status: str = "error") -> Row:
+    """The server stays where it is."""
+    row = forget_move(tx, row, status)
+    finish(tx, row["id"], why, row["host"])
+    return row
+
+
+def forget_move(tx: Tx, row: Row, status: str) -> Row:
+    """Nobody moves any more; a machine that was stopped for it starts again."""
+    from trilith.network.ports import PORT, ports_of
+
+    move = row["move"]
+    changes: Row = {"move": None, "peer": None, "peer_claim": {}, "peer_seen": None}
+    if move["phase"] in LIVE:
+        for port in ports_of(tx, [row["id"]]):
+            tx.update(PORT, port, binding_peer="")
+    if move["phase"] == "copying":
+        changes |= {"resize": None, "old_flavor": None, "boot_epoch": _next_boot(row)}
+        changes |= sized(row, row["old_flavor"], move["root_gib"])
+    if move["phase"] != "kept":
+        migrations.set_status(tx, row["id"], status)
+    return wish(tx, row, **changes)
+
+
+def sized(row: Row, flavor: Row, root_gib: int | None = None) -> Row:
+    """The columns that follow from a flavor. A root disk only grows, but to go back to one of `root_gib`."""
+    disks = []
+    for disk in row["disks"]:
+        if disk["kind"] == "image":
+            disk = disk | {"size_gib": root_gib if root_gib is not None else max(disk["size_gib"], flavor["disk_gib"])}
+        disks.append(disk)
+    return {
+        "flavor": flavor,
+        "flavor_id": flavor["id"],
+        "vcpus": flavor["vcpus"],
+        "ram_mib": flavor["ram_mib"],
+        "disk_gib": flavor["disk_gib"] + flavor["ephemeral_gib"],
+        "disks": disks,
+    }
+
+
+def root_gib(row: Row) -> int | None:
+    return next((disk["size_gib"] for disk in row["disks"] if disk["kind"] == "image"), None)
+
+
+def sweep_moves(tx: Tx) -> None:
+    """Undoes the moves that are overdue, or that have lost a host."""
+    moment = now()
+    for row in tx.rows(SERVER, SERVER.c.peer.is_not(None), deleted_at=None):
+        phase = row["move"]["phase"]
+        if phase == "kept":
+            continue
+        late = row["move"]["until"] < moment
+        gone = next((host for host in (row["host"], row["peer"]) if _silent(tx, host)), None)
+        if phase in ("copying", "preparing", "moving") and (late or gone is not None):
+            undo(tx, row, f"Host {gone} is down." if gone else f"{phase} did not end within {PHASE_S[phase]} s.")
+        elif phase == "switching" and late:
+            _decide(tx, row)
+        elif phase == "returning" and _fenced(tx, row["host"]):
+            _returning(tx, row, True, {})
+        elif phase == "returning" and late:
+            _wait_in_error(tx, row, f"Host {row['host']} does not tell that the machine has ended there.")
+
+
+def _decide(tx: Tx, row: Row) -> None:
+    """Nobody told how the last step ended: a host that is known to be off did not run it."""
+    if _fenced(tx, row["peer"]):
+        undo(tx, row, f"Host {row['peer']} went down.")
+    elif _fenced(tx, row["host"]):
+        _land(tx, row, boot_epoch=row["boot_epoch"] + 1)  # not all of its memory may have come: its disks have
+    else:
+        both = f"{row['host']} and {row['peer']}"
+        _wait_in_error(tx, row, f"It is not known on which of {both} the machine is: neither host tells.")
+
+
+def _wait_in_error(tx: Tx, row: Row, why: str) -> None:
+    """Nothing can be decided before a host is heard again, or known to be off; then the move goes on by itself."""
+    if not row["failed"]:
+        finish(tx, row["id"], why)
+        tx.update(SERVER, row, failed=True, fault=fault_of(why))
+
+
+def _fenced(tx: Tx, name: str) -> bool:
+    host = tx.one(HOST, name=name)
+    return host is None or bool(host["forced_down"])
+
+
+def _silent(tx: Tx, name: str) -> bool:
+    host = tx.one(HOST, name=name)
+    return host is None or (not is_up(host) and time.time() - (host["seen_at_s"] or 0.0) > SILENT_S)
