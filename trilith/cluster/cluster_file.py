@@ -70,6 +70,36 @@ class Overcommit(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     disk: Factor = 1.0
 
 
+class ExistingCeph(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A Ceph that others run. `keyring`: a file on the deploying machine with the key of `user`, who may do in the
+    pools what ``profile rbd`` says. The pools are there already."""
+
+    monitors: list[str]
+    user: str
+    keyring: str
+
+
+class Ceph(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Shared storage. Without `existing` the cluster runs its own: monitors on the controllers, an OSD on each storage
+    host, in a sparse file of `osd_size_gib` or on the device that `osd_devices` names for the host."""
+
+    images_pool: str = "trilith-images"
+    volumes_pool: str = "trilith-volumes"
+    machines_pool: str = "trilith-machines"
+    size: int = 3
+    "Copies of everything, each on another host."
+    min_size: int = 2
+    "Copies without which nothing is written."
+    osd_size_gib: int | None = None
+    osd_devices: dict[str, str] = msgspec.field(default_factory=dict)
+    osd_memory_mib: int = 1024
+    existing: ExistingCeph | None = None
+
+    @property
+    def pools(self) -> tuple[str, str, str]:
+        return self.images_pool, self.volumes_pool, self.machines_pool
+
+
 class Ssh(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """How `trilith deploy` reaches the hosts."""
 
@@ -93,6 +123,7 @@ class ClusterFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     engines: Engines = msgspec.field(default_factory=Engines)
     overcommit: Overcommit = msgspec.field(default_factory=Overcommit)
     ssh: Ssh = msgspec.field(default_factory=Ssh)
+    ceph: Ceph | None = None
 
     @property
     def clustered(self) -> bool:
