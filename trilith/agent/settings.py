@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trilith.drivers.ceph import Access
+
 
 @dataclass(frozen=True)
 class AgentSettings:
@@ -30,5 +32,7 @@ class AgentSettings:
     "``vcpus ram disk``: the part of each that machines get; what is not named, the scheduler decides."
     management: str | None = None
     "The network, as ``10.0.0.0/24``, that volumes are reached through; None where there is one host."
+    ceph: Access | None = None
+    "How disks in Ceph are opened; None where the cluster file has none."
     ca_file: Path | None = None
     "What API and hub are verified against; None where they speak no TLS."

@@ -26,6 +26,7 @@ from trilith.kernel.store import Store, Tx, forget_commits
 from trilith.volume import volumes
 
 if TYPE_CHECKING:
+    from trilith.cluster.ceph_controller import CephController
     from trilith.cluster.notifier import Notifier
 
 log = logging.getLogger(__name__)
@@ -45,26 +46,36 @@ def run(state: State, settings: Settings) -> None:
     reconcilers: list[Reconciler] = [image_store.ImageBytes(store, image_files(state, settings), settings.host)]
     network = NetworkController(state, settings, store)
     notifier = _notifier(state, settings, store) if settings.clustered else None
+    ceph = _ceph(state, settings, store) if settings.cluster.ceph else None
     runner = Runner(SqlSource(store, kinds), reconcilers, RESYNC_S, workers=4)
 
-    wakes = {"images": runner.wake, "northbound": network.wake}
+    def images() -> None:
+        runner.wake()
+        if ceph is not None:
+            ceph.wake()
+
+    wakes = {"images": images, "northbound": network.wake}
     if notifier is not None:
         wakes[notices.TOPIC] = notifier.wake
+    if ceph is not None:
+        wakes["volumes"] = ceph.wake
 
     def on_wake(message: dict[str, Any]) -> None:
         for topic in message.get("wake", wakes):
             wakes[topic]()
 
     wake = Wake(settings.hub_url, state.secret("controller"), wakes, on_wake, state.ca_file(settings))
-    threads = [threading.Thread(target=work, daemon=True) for work in (runner.run, network.run)]
+    works = [runner.run, network.run, *([ceph.run] if ceph is not None else [])]
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
     for thread in [wake, *threads, *([notifier] if notifier is not None else [])]:
         thread.start()
     _sweep(state, settings, store, ended)
     runner.stop()
     network.stop()
     wake.stop()
-    if notifier is not None:
-        notifier.stop()
+    for other in (notifier, ceph):
+        if other is not None:
+            other.stop()
 
 
 def _notifier(state: State, settings: Settings, store: Store) -> "Notifier":
@@ -73,6 +84,12 @@ def _notifier(state: State, settings: Settings, store: Store) -> "Notifier":
     others = [host.address for host in settings.controllers if host.name != settings.host]
     brokers = Brokers([settings.this_host.address, *others], state.secret("rabbitmq"), tls.client(state, settings))
     return Notifier(Holder(store, "notifications", f"controller:{settings.host}"), brokers.connect)
+
+
+def _ceph(state: State, settings: Settings, store: Store) -> "CephController":
+    from trilith.cluster.ceph_controller import CephController
+
+    return CephController(state, settings, store)
 
 
 def _sweep(state: State, settings: Settings, store: Store, ended: threading.Event) -> None:

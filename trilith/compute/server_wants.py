@@ -103,12 +103,15 @@ def _wanted(disk: Row, volumes: dict[str, Row]) -> bool:
 
 
 def _disk(row: Row, disk: Row, volumes: dict[str, Row]) -> Row:
+    from trilith.volume.shared_storage import own_disk
     from trilith.volume.volumes import disk_document
 
     names = ("device", "kind", "boot_index", "image_id", "image_format", "size_gib", "label", "size_mib", "tag")
     document = {name: disk[name] for name in names if name in disk}
     if disk["kind"] == "volume":
         document |= disk_document(volumes[disk["volume_id"]], disk["attachment_id"], row["host"])
+    elif disk.get("rbd"):
+        document |= own_disk(row, disk)
     return document
 
 

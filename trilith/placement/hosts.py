@@ -162,13 +162,13 @@ def wants(ctx: Ctx) -> Doc:
     """Everything that this host shall have, by kind."""
     row = _own_host(ctx, ctx.path["name"])
     name = row["name"]
-    return {kind: [_numbered(doc, it.counted) for doc in it.wants(ctx.tx, name)] for kind, it in HOSTED.items()}
+    return {kind: [numbered(doc, it.counted) for doc in it.wants(ctx.tx, name)] for kind, it in HOSTED.items()}
 
 
 COUNT_BITS = 30  # of a generation are the service's own number, where it counts
 
 
-def _numbered(doc: Doc, counted: bool) -> Doc:
+def numbered(doc: Doc, counted: bool = False) -> Doc:
     """A want's generation is a digest of the want: a report changes rows too, and must not look like a new want."""
     count = doc["generation"] % (1 << COUNT_BITS) if counted else 0
     doc = {name: value for name, value in doc.items() if name != "generation"}

@@ -15,6 +15,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name"),
     )
     steps.create_table(
+        "outbox",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("message_id", sa.String(length=36), nullable=False),
+        sa.Column("exchange", sa.String(length=32), nullable=False),
+        sa.Column("event_type", sa.String(length=128), nullable=False),
+        sa.Column("publisher_id", sa.String(length=255), nullable=False),
+        sa.Column("payload", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.String(length=26), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    steps.create_table(
         "process_credentials",
         sa.Column("name", sa.String(length=255), nullable=False),
         sa.Column("digest", sa.String(length=64), nullable=False),
