@@ -44,17 +44,20 @@ from trilith.cluster.engines.engine import (
 from trilith.cluster.engines.files import ConfigFile, below
 from trilith.cluster.engines.galera_plan import Step
 from trilith.cluster.state import write_file
+from trilith.kernel.errors import Unavailable
 from trilith.kernel.reconcile import Act, Doc
 
 CONF, ADMIN_KEYRING = "/etc/ceph/ceph.conf", "/etc/ceph/ceph.client.admin.keyring"
 OSD_UNIT = "ceph-osd@trilith.service"
-MONITOR_PORTS = (3300, 6789)
+MONITOR_PORT = 3300
 MANAGERS = 2
 PLACEMENT_GROUPS = 32
 BLANK_BYTES = 1 << 22  # of a device, where whoever uses it has left a sign
 LOOK_S = 20.0  # between looks at the cluster itself: each takes a second of a processor
 UNSAID_MONITOR: Doc = {"store": False, "running": False, "quorum": [], "known": [], "stale": False}
 UNSAID_OSD: Doc = {"data": "none", "running": False, "serves": False, "stale": False, "id": None, "obstacle": None}
+UNKNOWN: Doc = {"pools": None, "users": None, "health": None}
+FIRST = "Nice=-10\nOOMScoreAdjust=-500\n"  # disks of machines wait for these
 AGAIN = "Restart=always\nRestartSec=2\n[Unit]\nStartLimitIntervalSec=0\n"
 
 
@@ -167,7 +170,7 @@ class CephMon(CephPart):
         return f"ceph-mon@{self.view.host.name}.service"
 
     def units(self) -> list[ServiceUnit]:
-        return [ServiceUnit(self.unit, (CONF,), AGAIN)]
+        return [ServiceUnit(self.unit, (CONF,), FIRST + AGAIN)]
 
     def files(self) -> list[ConfigFile]:
         own = keyring({"client.admin": self._key("client.admin")})
@@ -225,7 +228,7 @@ class CephMon(CephPart):
     def _found(self) -> None:
         part = self._begin()
         host, monmap = self.view.host, part / "monmap"
-        address = f"[v2:{bracketed(host)}:{MONITOR_PORTS[0]},v1:{bracketed(host)}:{MONITOR_PORTS[1]}]"
+        address = f"[v2:{bracketed(host)}:{MONITOR_PORT}]"
         words = ["--create", "--addv", host.name, address, "--fsid", self._fsid(), "--set-min-mon-release", "pacific"]
         run(["monmaptool", *words, str(monmap)])
         self._make(part, monmap)
@@ -326,7 +329,7 @@ class CephOsd(CephPart):
     def units(self) -> list[ServiceUnit]:
         """Debian's unit, but for the id, which is known only when there is an OSD."""
         command = f'exec /usr/bin/ceph-osd -f --id "$$(cat {OSD_DATA}/whoami)" --setuser ceph --setgroup ceph'
-        dropin = f"ExecStartPre=\nExecStart=\nExecStart=/bin/sh -c '{command}'\n{AGAIN}"
+        dropin = f"ExecStartPre=\nExecStart=\nExecStart=/bin/sh -c '{command}'\n{FIRST}{AGAIN}"
         return [ServiceUnit(OSD_UNIT, (CONF,), dropin)]
 
     def want(self) -> Doc:
@@ -429,7 +432,7 @@ class CephCluster(CephPart):
     def __init__(self, view: HostView) -> None:
         super().__init__(view)
         self._looked_at_s = -LOOK_S
-        self._cluster: Doc = {"pools": {}, "users": {}, "health": None}
+        self._cluster = UNKNOWN
 
     def present(self) -> bool:
         return self.ours and self.view.has_role("control")
@@ -457,8 +460,11 @@ class CephCluster(CephPart):
         order = [host.name for host in self.view.controllers]
         leads = ceph_plan.leader(order, node) == self.view.host.name
         if leads and time.monotonic() - self._looked_at_s > LOOK_S:
-            self._cluster = self._look()
-            self._looked_at_s = time.monotonic()
+            try:
+                self._cluster = self._look()
+                self._looked_at_s = time.monotonic()
+            except Unavailable as error:
+                self._cluster = UNKNOWN | {"health": {"status": "HEALTH_ERR", "problems": [str(error)]}}
         return {"files": {}, "units": {}, "node": {"leads": leads}, "leads": leads, **self._cluster}
 
     def _look(self) -> Doc:
@@ -480,7 +486,7 @@ class CephCluster(CephPart):
         }
 
     def plan(self, want: Doc, seen: Doc | None) -> list[Act]:
-        if seen is None or not want["present"] or not seen["leads"]:
+        if seen is None or not want["present"] or not seen["leads"] or seen["pools"] is None:
             return []
         return ceph_plan.cluster_acts(want, seen)
 

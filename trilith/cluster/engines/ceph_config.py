@@ -16,6 +16,7 @@ from trilith.kernel.reconcile import Doc
 
 MON_DATA, OSD_DATA, MGR_DATA = "/var/lib/ceph/mon/trilith", "/var/lib/ceph/osd/trilith", "/var/lib/ceph/mgr/trilith"
 RUN = "/run/ceph"
+BETWEEN = ("cluster", "service", "client", "mon_cluster", "mon_service", "mon_client")
 TOOL_S = 60.0
 ASK_S = 1.0
 ANSWER_BYTES = 1 << 22
@@ -43,6 +44,9 @@ def configuration(view: HostView, fsid: str) -> str:
         "log_file = /dev/null",
         "mon_cluster_log_file = /dev/null",
         f"crash_dir = {root}/var/lib/ceph/crash",
+        # nobody reads or changes what crosses the network; the older protocol cannot do that
+        "ms_bind_msgr1 = false",
+        *(f"ms_{between}_mode = secure" for between in BETWEEN),
         "auth_cluster_required = cephx",
         "auth_service_required = cephx",
         "auth_client_required = cephx",
