@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from trilith.cluster.engines.ceph_config import BETWEEN
 from trilith.drivers.ceph import Access, Ceph
 from trilith.kernel.errors import Unavailable
 
@@ -28,8 +29,7 @@ class CephLab:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.ports = free_port(), free_port()
-        self.monitors = (f"{ADDRESS}:{self.ports[0]}",)
+        self.monitors = (f"{ADDRESS}:{free_port()}",)
         self._processes: list[subprocess.Popen[bytes]] = []
         self.ceph = Ceph(Access(self.monitors, "admin", directory / "admin.key"))
 
@@ -44,7 +44,7 @@ class CephLab:
         key_file = self.ceph.access.key_file
         key_file.touch(mode=0o600)
         key_file.write_text(keys["client.admin"])
-        address = f"[v2:{ADDRESS}:{self.ports[0]},v1:{ADDRESS}:{self.ports[1]}]"
+        address = f"[v2:{self.monitors[0]}]"
         map_words = ["--create", "--addv", "a", address, "--fsid", fsid, "--set-min-mon-release", "pacific"]
         self.run("monmaptool", *map_words, str(self.directory / "monmap"), conf=False)
         mkfs = ["--mkfs", "-i", "a", "--monmap", str(self.directory / "monmap")]
@@ -70,7 +70,8 @@ class CephLab:
     def _configure(self, fsid: str) -> None:
         at = self.directory
         lines = [
-            "[global]", f"fsid = {fsid}", f"mon_host = {','.join(self.monitors)}", f"keyring = {at}/keyring",
+            "[global]", f"fsid = {fsid}", "ms_bind_msgr1 = false", *(f"ms_{each}_mode = secure" for each in BETWEEN),
+            f"mon_host = {','.join(self.monitors)}", f"keyring = {at}/keyring",
             f"run_dir = {at}", f"admin_socket = {at}/$name.asok", "log_file = /dev/null", "log_to_stderr = false",
             "mon_cluster_log_file = /dev/null", f"crash_dir = {at}", "osd_pool_default_size = 1",
             "osd_pool_default_pg_autoscale_mode = off", "mon_allow_pool_size_one = true", "osd_heartbeat_grace = 60",
