@@ -38,8 +38,9 @@ log = logging.getLogger(__name__)
 GIB = 1 << 30
 LOOK_S = 2.0
 COMPARE_S = 60.0
-HEALTH_S = 15.0
-DISKS_S = 15.0  # between looks for disks that nobody wants any more
+HEALTH_S = 30.0
+TRASH_S = 120.0
+DISKS_S = 30.0  # between looks for disks that nobody wants any more
 WORKERS = 4
 COPY = "copy-"  # snapshots that are there only while a volume is cloned from another
 OURS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -315,7 +316,7 @@ class CephController:
         self._epoch = 0
         self._given: set[str] = set()  # kinds whose last wants were given under the lease
         self._disks: tuple[float, dict[str, Doc]] = (-DISKS_S, {})
-        self._health_at_s = -HEALTH_S
+        self._health_at_s, self._trash_at_s = -HEALTH_S, -TRASH_S
         files, directory = files or image_files(state, settings), state.root / "ceph"
         directory.mkdir(mode=0o700, exist_ok=True)
         for left in directory.iterdir():
@@ -399,8 +400,10 @@ class CephController:
                 tx.update(STORAGE, row, touch=False, **seen)
 
         self._lease.run(tell)
-        for pool in self._pools:
-            self._ceph.empty_trash(pool)
+        if time.monotonic() - self._trash_at_s > TRASH_S:
+            self._trash_at_s = time.monotonic()
+            for pool in self._pools:
+                self._ceph.empty_trash(pool)
 
 
 class Leased:

@@ -53,7 +53,8 @@ MONITOR_PORT = 3300
 MANAGERS = 2
 PLACEMENT_GROUPS = 32
 BLANK_BYTES = 1 << 22  # of a device, where whoever uses it has left a sign
-LOOK_S = 20.0  # between looks at the cluster itself: each takes a second of a processor
+LOOK_S = 20.0  # between looks at the cluster's health: each takes half a second of a processor
+LOOK_AT_ALL_S = 300.0  # at pools and users, which nobody else changes
 UNSAID_MONITOR: Doc = {"store": False, "running": False, "quorum": [], "known": [], "stale": False}
 UNSAID_OSD: Doc = {"data": "none", "running": False, "serves": False, "stale": False, "id": None, "obstacle": None}
 UNKNOWN: Doc = {"pools": None, "users": None, "health": None}
@@ -431,7 +432,7 @@ class CephCluster(CephPart):
 
     def __init__(self, view: HostView) -> None:
         super().__init__(view)
-        self._looked_at_s = -LOOK_S
+        self._looked_at_s = self._looked_at_all_s = -LOOK_AT_ALL_S
         self._cluster = UNKNOWN
 
     def present(self) -> bool:
@@ -461,17 +462,19 @@ class CephCluster(CephPart):
         leads = ceph_plan.leader(order, node) == self.view.host.name
         if leads and time.monotonic() - self._looked_at_s > LOOK_S:
             try:
-                self._cluster = self._look()
+                if time.monotonic() - self._looked_at_all_s > LOOK_AT_ALL_S:
+                    self._cluster = self._look()
+                    self._looked_at_all_s = time.monotonic()
+                self._cluster = self._cluster | {"health": self._health()}
                 self._looked_at_s = time.monotonic()
             except Unavailable as error:
+                self._looked_at_all_s = -LOOK_AT_ALL_S
                 self._cluster = UNKNOWN | {"health": {"status": "HEALTH_ERR", "problems": [str(error)]}}
         return {"files": {}, "units": {}, "node": {"leads": leads}, "leads": leads, **self._cluster}
 
     def _look(self) -> Doc:
         pools = json.loads(self._admin("osd", "pool", "ls", "detail", "--format=json"))
         known = json.loads(self._admin("auth", "ls", "--format=json"))["auth_dump"]
-        status = json.loads(self._admin("status", "--format=json"))
-        problems = [check["summary"]["message"] for check in status["health"].get("checks", {}).values()]
         return {
             "pools": {
                 pool["pool_name"]: {
@@ -482,8 +485,12 @@ class CephCluster(CephPart):
                 for pool in pools
             },
             "users": {each["entity"]: rights(each["key"], each["caps"]) for each in known},
-            "health": {"status": status["health"]["status"], "problems": problems},
         }
+
+    def _health(self) -> Doc:
+        health = json.loads(self._admin("health", "--format=json"))
+        problems = [check["summary"]["message"] for check in health.get("checks", {}).values()]
+        return {"status": health["status"], "problems": problems}
 
     def plan(self, want: Doc, seen: Doc | None) -> list[Act]:
         if seen is None or not want["present"] or not seen["leads"] or seen["pools"] is None:
@@ -498,7 +505,7 @@ class CephCluster(CephPart):
         return Status(not self.plan(want, seen) and problem is None, problem, {"node": {"health": health}})
 
     def perform(self, key: str, act: Act) -> None:
-        self._looked_at_s = -LOOK_S
+        self._looked_at_s = self._looked_at_all_s = -LOOK_AT_ALL_S
         args, groups = act.args, str(PLACEMENT_GROUPS)
         match act.do:
             case "create_pool":
