@@ -15,7 +15,7 @@ HOSTS = {host.name: host for host in CLUSTER.hosts}
 
 
 def test_a_host_gets_its_own_keys_only() -> None:
-    assert set(host_secrets(CLUSTER, HOSTS["c1"], "s")) == {"ceph-control", "ceph-bootstrap"}
+    assert set(host_secrets(CLUSTER, HOSTS["c1"], "s")) == {"ceph-control", "ceph-bootstrap", "ceph-id"}
     first, second = (host_secrets(CLUSTER, HOSTS[name], "s") for name in ("n1", "n2"))
     assert set(first) == set(second) == {"ceph-host"}
     assert first != second

@@ -7,6 +7,7 @@ gets nothing but its own key, at deploy, before there is any Ceph; and whoever r
     secrets/ceph-control      on controllers: the key of the user with which the controller works
     secrets/ceph-host         on compute and storage hosts: the key of that host's user
     secrets/ceph-bootstrap    on storage hosts: the key with which a new OSD registers itself
+    secrets/ceph-id           there, too: which cluster it is, which is no secret
 """
 
 import base64
@@ -25,7 +26,7 @@ from trilith.drivers.ceph import Access
 CONTROL_USER = "trilith-control"
 KEY_KIND = 1  # AES
 MADE_AT_S = 1_700_000_000  # of keys; nobody reads it
-USERS = ("ceph-control", "ceph-host", "ceph-bootstrap")
+SECRETS = ("ceph-control", "ceph-host", "ceph-bootstrap", "ceph-id")
 Caps = dict[str, str]
 
 
@@ -71,6 +72,7 @@ def host_secrets(cluster: ClusterFile, host: Host, secret: str) -> dict[str, str
         found["ceph-host"] = own or derived_key(secret, f"client.{host_user(host.name)}")
     if "storage" in host.roles and own is None:
         found["ceph-bootstrap"] = derived_key(secret, "client.bootstrap-osd")
+        found["ceph-id"] = cluster_id(secret)
     return found
 
 

@@ -57,7 +57,7 @@ class Deployed:
 
 def managed_files(host: Host) -> list[str]:
     """Every path that a deploy may write on a host, whatever its roles were before."""
-    secrets = [*CONTROLLER_SECRETS, *HOST_SECRETS, *ceph_access.USERS, "join-token", "join-tokens.json"]
+    secrets = [*CONTROLLER_SECRETS, *HOST_SECRETS, *ceph_access.SECRETS, "join-token", "join-tokens.json"]
     certificates = [f"tls/{name}" for name in ("ca.crt", "host.crt", "host.key", "vip.pem")]
     paths = ["cloud.json", *(f"secrets/{name}" for name in (*secrets, *certificates))]
     guest = guest_file()

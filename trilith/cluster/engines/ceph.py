@@ -80,7 +80,8 @@ class CephPart(UnitEngine):
         return [ConfigFile(CONF, configuration(self.view, self._fsid()))]
 
     def _fsid(self) -> str:
-        return ceph_access.cluster_id(self.view.secret("ceph")) if self.view.has_role("control") else ""
+        control = self.view.has_role("control")
+        return ceph_access.cluster_id(self.view.secret("ceph")) if control else self.view.secret("ceph-id")
 
     def _key(self, entity: str) -> str:
         return ceph_access.derived_key(self.view.secret("ceph"), entity)

@@ -29,12 +29,11 @@ def configuration(view: HostView, fsid: str) -> str:
     ceph = view.settings.cluster.ceph
     assert ceph is not None
     monitors = ",".join(bracketed(host) for host in view.controllers)
-    own = [f"fsid = {fsid}"] if fsid else []
     store = [f"bluestore_block_size = {ceph.osd_size_gib << 30}"] if ceph.osd_size_gib else []
     lines = [
         "# Written by Trilith's keeper; changes are overwritten.",
         "[global]",
-        *own,
+        f"fsid = {fsid}",
         f"mon_host = {monitors}",
         f"public_addr = {view.host.address}",
         f"cluster_addr = {view.host.address}",
