@@ -19,10 +19,12 @@ from trilith.cluster.cluster_file import Ceph as CephFile
 from trilith.cluster.cluster_file import Host
 from trilith.cluster.engines import ceph_plan
 from trilith.cluster.engines.ceph_config import (
+    MAKE_S,
     MGR_DATA,
     MON_DATA,
     OSD_DATA,
     RUN,
+    TOOL_S,
     ask_daemon,
     bracketed,
     configuration,
@@ -114,8 +116,8 @@ class CephPart(UnitEngine):
                 return True
         return False
 
-    def _run(self, *words: str, stdin: str = "") -> str:
-        return run([*words, "--conf", str(self._below(CONF))], stdin)
+    def _run(self, *words: str, stdin: str = "", limit_s: float = TOOL_S) -> str:
+        return run([*words, "--conf", str(self._below(CONF))], stdin, limit_s)
 
     def _admin(self, *words: str, stdin: str = "") -> str:
         """As the administrator, who is known on controllers only."""
@@ -254,7 +256,7 @@ class CephMon(CephPart):
         write_file(all_keys, keyring({entity: self._key(entity) for entity in caps}, caps).encode())
         store = part / "store"
         words = ["--mkfs", f"--id={self.view.host.name}", f"--monmap={monmap}", f"--keyring={all_keys}"]
-        self._run("ceph-mon", *words, f"--mon-data={store}")
+        self._run("ceph-mon", "-f", *words, f"--mon-data={store}", limit_s=MAKE_S)
         keys = keyring({"mon.": self._key("mon.")}, {"mon.": {"mon": "allow *"}})
         write_file(store / "keyring", keys.encode())
         self._give(store)
@@ -420,7 +422,7 @@ class CephOsd(CephPart):
         if device is not None and not block.is_symlink():
             block.symlink_to(device)
         self._give(home)
-        self._run("ceph-osd", f"--id={number}", "--mkfs", f"--osd-uuid={made['uuid']}")
+        self._run("ceph-osd", f"--id={number}", "--mkfs", f"--osd-uuid={made['uuid']}", limit_s=MAKE_S)
         write_file(home / "whoami", f"{number}\n".encode(), 0o644)
         self._give(home)
         os.sync()

@@ -18,6 +18,7 @@ MON_DATA, OSD_DATA, MGR_DATA = "/var/lib/ceph/mon/trilith", "/var/lib/ceph/osd/t
 RUN = "/run/ceph"
 BETWEEN = ("cluster", "service", "client", "mon_cluster", "mon_service", "mon_client")
 TOOL_S = 60.0
+MAKE_S = 300.0
 ASK_S = 1.0
 ANSWER_BYTES = 1 << 22
 
@@ -99,14 +100,15 @@ def configuration(view: HostView, fsid: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(argv: list[str], stdin: str = "") -> str:
+def run(argv: list[str], stdin: str = "", limit_s: float = TOOL_S) -> str:
     """A program of Ceph's. `Unavailable` with what it said when it fails or takes too long."""
+    words = ["setpriv", "--pdeathsig", "KILL", *argv]
     try:
-        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=TOOL_S, check=False)
+        done = subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=limit_s, check=False)
     except FileNotFoundError as error:
         raise Unavailable(f"{argv[0]} is not installed.") from error
     except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"{' '.join(argv[:3])} takes longer than {TOOL_S:.0f} s.") from error
+        raise Unavailable(f"{' '.join(argv[:3])} takes longer than {limit_s:.0f} s.") from error
     if done.returncode:
         raise Unavailable(f"{argv[0]}: {(done.stderr or done.stdout).strip()[-300:]}")
     return done.stdout
