@@ -14,7 +14,9 @@ def whole() -> list[Doc]:
     """A controller and a compute host on which all is well."""
     rows = {
         "server": [{"id": "s1", "project_id": "p", "status": "ACTIVE", "task_state": None, "deleted_at": None}],
-        "volume": [{"id": "v1", "project_id": "p", "status": "in-use", "host": "n1", "multiattach": False}],
+        "volume": [
+            {"id": "v1", "project_id": "p", "status": "in-use", "host": "n1", "pool": None, "multiattach": False}
+        ],
         "port": [
             {"id": "n1", "project_id": "p", "status": "ACTIVE", "device_owner": "compute:nova", "device_id": "s1"},
             {"id": "n2", "project_id": "p", "status": "DOWN", "device_owner": "network:dhcp", "device_id": "d"},
@@ -76,3 +78,11 @@ def test_two_controllers_both_have_the_bytes() -> None:
     looks = whole()
     looks.append({**looks[0], "host": "c2", "images": [], "rows": None})
     assert unsettled(looks) == ["image i1 has one copy only"]
+
+
+def test_a_disk_in_ceph_that_no_server_has() -> None:
+    looks = whole()
+    looks[0]["disks"] = ["s1_root-0"]
+    assert unsettled(looks) == []
+    looks[0]["disks"] = ["s1_root-0", "s2_root-0"]
+    assert unsettled(looks) == ["machines' disks that nobody wants: ['s2_root-0']"]

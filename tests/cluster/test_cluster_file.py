@@ -129,3 +129,28 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_example_can_be_used(path: Path) -> None:
     assert read(path).hosts
+
+
+CEPH = (EXAMPLES / "ceph.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("  osd_size_gib: 20\n", "", "say where host `c1` stores"),
+        ("  osd_size_gib: 20\n", "  osd_size_gib: 2\n", "an OSD has 5 GiB or more"),
+        ("  min_size: 2\n", "  min_size: 4\n", "`min_size` is from 1 to `size`"),
+        ("  size: 3\n", "  size: 4\n", "3 hosts have the role `storage`; 4 copies need as many"),
+        ("  size: 3\n", "  size: 3\n  osd_devices: {n9: /dev/sdb}\n", "`n9` is no storage host"),
+        ("  size: 3\n", "  size: 3\n  osd_devices: {c1: sdb}\n", "`sdb` is no device"),
+        ("  size: 3\n", "  size: 3\n  images_pool: trilith-volumes\n", "no name for this pool"),
+        ("  size: 3\n", "  existing: {monitors: ['a b'], user: u, keyring: k}\n", "`a b` is no monitor"),
+    ],
+)
+def test_a_mistake_about_ceph_is_told(tmp_path: Path, old: str, new: str, words: str) -> None:
+    assert old in CEPH
+    path = tmp_path / "cluster.yaml"
+    path.write_text(CEPH.replace(old, new))
+    with pytest.raises(ClusterFileError) as caught:
+        read(path)
+    assert words in str(caught.value)

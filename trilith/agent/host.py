@@ -10,6 +10,7 @@ from trilith.agent.machines import Machines
 from trilith.agent.settings import AgentSettings
 from trilith.agent.source import HttpSource
 from trilith.agent.volumes import Volumes
+from trilith.drivers.ceph import Ceph
 from trilith.drivers.ovs import HostNetwork
 from trilith.drivers.ovs_fake import FakeHostNetwork
 from trilith.drivers.qemu import Qemu
@@ -57,7 +58,8 @@ def machines_driver(settings: AgentSettings, on_change: Callable[[], None] = lam
     accel = accelerator(settings.accelerator, settings.directory)
     run_as = ":".join(str(number) for number in _machine_owner())
     offload = settings.datapath == "system"
-    return Qemu(settings.directory, accel, settings.netns, run_as, on_change, offload, settings.address)
+    ceph = None if settings.ceph is None else Ceph(settings.ceph, settings.netns)
+    return Qemu(settings.directory, accel, settings.netns, run_as, on_change, offload, settings.address, ceph)
 
 
 def machines_ender(settings: AgentSettings) -> Qemu | FakeQemu:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trilith.drivers.ceph import Access
+
 
 @dataclass(frozen=True)
 class AgentSettings:
@@ -32,5 +34,7 @@ class AgentSettings:
     "The network, as ``10.0.0.0/24``, that volumes are reached through; None where there is one host."
     stop_after_s: float | None = None
     "After how long without a heartbeat that was taken this host ends its machines on shared disks; None: never."
+    ceph: Access | None = None
+    "How disks in Ceph are opened; None where the cluster file has none."
     ca_file: Path | None = None
     "What API and hub are verified against; None where they speak no TLS."

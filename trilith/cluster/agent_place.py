@@ -3,6 +3,7 @@
 import msgspec
 
 from trilith.agent.settings import AgentSettings
+from trilith.cluster.ceph_access import access
 from trilith.cluster.engines.ovn_host import SOCKET
 from trilith.cluster.state import Settings, State
 from trilith.drivers.ovs import datapath
@@ -29,5 +30,6 @@ def agent_settings(state: State, settings: Settings) -> AgentSettings:
         overcommit=msgspec.to_builtins(settings.cluster.overcommit),
         management=settings.cluster.networks.management,
         stop_after_s=fencing.stop_after_s if fencing.by_agent else None,
+        ceph=access(state, settings, control=False) if "compute" in settings.this_host.roles else None,
         ca_file=state.ca_file(settings),
     )

@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import subprocess
 from collections.abc import Set
 from pathlib import Path
@@ -13,11 +14,13 @@ import sqlalchemy as sa
 
 from trilith.cluster import proc
 from trilith.cluster.api import open_store
+from trilith.cluster.ceph_access import access
 from trilith.cluster.state import Settings, State
 from trilith.cluster.up import ovn_host
 from trilith.compute.instance_actions import ACTION
 from trilith.compute.servers import SERVER
 from trilith.drivers import disk_export
+from trilith.drivers.ceph import Ceph
 from trilith.drivers.nbd import daemons
 from trilith.drivers.volume_files_fake import FakeVolumeFiles
 from trilith.image.images import IMAGE
@@ -36,13 +39,14 @@ STEADY = {
 }
 COLUMNS = {
     "server": (SERVER, ("id", "project_id", "status", "task_state", "deleted_at")),
-    "volume": (VOLUME, ("id", "project_id", "status", "deleted_at", "host", "multiattach")),
+    "volume": (VOLUME, ("id", "project_id", "status", "deleted_at", "host", "pool", "multiattach")),
     "port": (PORT, ("id", "project_id", "status", "device_owner", "device_id")),
     "image": (IMAGE, ("id", "project_id", "name", "status", "deleted_at")),
     "attachment": (ATTACHMENT, ("id", "server_id", "volume_id", "host", "by_network")),
     "action": (ACTION, ("server_id", "action", "finished_at")),
 }
 SYSTEM_SWITCH = "unix:/run/openvswitch/db.sock"
+OURS = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}(_|$)")  # names in Ceph that can be of this cloud
 COPIES = 2  # of an image's bytes, at least, where there are so many controllers
 
 
@@ -53,6 +57,7 @@ class World(Protocol):
     def starts(self) -> dict[str, str]: ...
     def interfaces(self) -> set[str]: ...
     def volumes(self) -> set[str]: ...
+    def disks(self) -> set[str]: ...
     def exports(self) -> set[str]: ...
     def images(self) -> set[str]: ...
     def logical_ports(self) -> set[str] | None: ...
@@ -77,6 +82,9 @@ class FakeWorld:
 
     def volumes(self) -> set[str]:
         return {path.name.partition(".")[0] for path in _entries(self._state.host / "volumes")} - {""}
+
+    def disks(self) -> set[str]:
+        return set()
 
     def exports(self) -> set[str]:
         return FakeVolumeFiles(self._state.host / "volumes").exported()
@@ -126,7 +134,19 @@ class RealWorld:
         return {value for name, value in pairs if name == "iface-id" and not value.startswith("provnet")}
 
     def volumes(self) -> set[str]:
-        return {path.name for path in _entries(self._state.host / "volumes") if not path.name.startswith(".")}
+        """Files of this host; on a controller, those in Ceph too."""
+        found = {path.name for path in _entries(self._state.host / "volumes") if not path.name.startswith(".")}
+        return found | self._in_ceph("volumes_pool")
+
+    def disks(self) -> set[str]:
+        return self._in_ceph("machines_pool")
+
+    def _in_ceph(self, which: str) -> set[str]:
+        ceph = self._settings.cluster.ceph
+        reached = access(self._state, self._settings, control=True)
+        if ceph is None or reached is None or "control" not in self._settings.this_host.roles:
+            return set()
+        return {name for name in Ceph(reached).images(getattr(ceph, which)) if OURS.match(name)}
 
     def exports(self) -> set[str]:
         """Volumes of this state directory that a storage daemon serves to other hosts, and machines whose disks are
@@ -151,8 +171,8 @@ class RealWorld:
 
 
 def look(state: State, rows: bool = True) -> Doc:
-    """This host as a document: host, roles, starts, interfaces, volumes, exports, images, logical_ports; with `rows`
-    also what SQL says: rows by kind."""
+    """This host as a document: host, roles, starts, interfaces, volumes, disks, exports, images, logical_ports; with
+    `rows` also what SQL says: rows by kind."""
     settings, world = state.settings(), world_of(state)
     roles, logical = settings.this_host.roles, world.logical_ports()
     computes = "compute" in roles
@@ -162,6 +182,7 @@ def look(state: State, rows: bool = True) -> Doc:
         "starts": world.starts() if computes else {},
         "interfaces": sorted(world.interfaces()) if computes else [],
         "volumes": sorted(world.volumes()),
+        "disks": sorted(world.disks()),
         "exports": sorted(world.exports()),
         "images": sorted(world.images()),
         "logical_ports": None if logical is None else sorted(logical),
@@ -242,6 +263,8 @@ def _differing(
     bound = {key for key, port in ports.items() if port["device_id"] in servers}
     found += different("interfaces", _union(looks, "interfaces") - networks_own, bound)
     found += different("volumes", _union(looks, "volumes"), set(volumes))
+    stray = {disk for disk in _union(looks, "disks") if disk.partition("_")[0] not in servers}
+    found += different("machines' disks", stray, set())
     found += different("exports of volumes", _union(looks, "exports"), _exported(looks, volumes))
     active = {key for key, row in images.items() if row["status"] == "active"}
     found += different("images", _union(looks, "images"), active)

@@ -27,7 +27,7 @@ from trilith.kernel.kinds import now
 from trilith.kernel.store import Store, Tx
 from trilith.network.seed import seed_network
 from trilith.placement.hosts import register
-from trilith.volume import types
+from trilith.volume import shared_storage, types
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -78,6 +78,8 @@ def _rows(tx: Tx, state: State, settings: Settings) -> None:
     for host in settings.cluster.hosts:
         register(tx, host.name, named_id(f"host:{host.name}"), list(host.roles), host.availability_zone)
     types.seed(tx, named_id("volume-type:default"))
+    ceph = settings.cluster.ceph
+    shared_storage.declare(tx, named_id("shared-storage"), ceph.pools if ceph else None)
     if tx.count(FLAVOR) == 0:
         for number, (name, vcpus, ram_mib, disk_gib) in enumerate(FLAVORS, 1):
             new = {"id": str(number), "name": name, "vcpus": vcpus, "ram_mib": ram_mib, "disk_gib": disk_gib}

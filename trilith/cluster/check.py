@@ -104,6 +104,12 @@ def services(cluster: ClusterFile) -> list[Service]:
         Service("gateways", network, 1, "ovn_host", True, "machines are cut off from outside", 3.0, 1.0),
         Service("new machines", compute, 1, "trilith", False, "no machine can be started"),
     ]
+    if cluster.ceph is not None and cluster.ceph.existing is None:
+        storage, ceph = tuple(cluster.with_role("storage")), cluster.ceph
+        without = "machines stand still until it is back"
+        found.append(Service("storage monitors", control, quorum, "ceph_mon", True, without, 9.0))
+        needed = len(storage) - (ceph.size - ceph.min_size)
+        found.append(Service("storage", storage, needed, "ceph_osd", True, without, 9.0))
     if logging:
         found.append(Service("logs", logging, 1, "rsyslog", False, "logs wait on their hosts"))
     return found
@@ -191,7 +197,8 @@ def weaknesses(cluster: ClusterFile, findings: Iterable[Finding]) -> Iterator[We
     change = "run what matters twice, on hosts of two zones; back up volumes"
     names = [host.name for host in cluster.with_role("compute")]
     one = f"host {names[0]}" if len(names) == 1 else f"each of {', '.join(names)}"
-    yield Weakness(one, "its machines, and volumes on its disks", change, False)
+    ends = "its machines" if cluster.ceph else "its machines, and volumes on its disks"
+    yield Weakness(one, ends, change, False)
     networks = cluster.networks
     if cluster.clustered:
         cables = {networks.management_interface: "management", networks.provider_interface: "provider"}
@@ -206,7 +213,9 @@ def _service_weaknesses(cluster: ClusterFile, finding: Finding) -> Iterator[Weak
     service = finding.service
     names = ", ".join(finding.ready) or "no host"
     role: str = "control" if service.hosts == tuple(cluster.with_role("control")) else service.hosts[0].roles[0]
-    role = {"gateways": "network", "new machines": "compute", "logs": "logging"}.get(service.name, role)
+    role = {"gateways": "network", "new machines": "compute", "logs": "logging", "storage": "storage"}.get(
+        service.name, role
+    )
     if finding.zone == "down":
         yield Weakness(f"{service.name} (down)", service.without, "see trilith status", service.vital)
     elif finding.zone == "edge":

@@ -116,6 +116,36 @@ class Takeover(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     "Of a machine whose flavor and metadata name none (``trilith:ha_priority``); 0: it stays where it is."
 
 
+class ExistingCeph(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A Ceph that others run. `keyring`: a file on the deploying machine with the key of `user`, who may do in the
+    pools what ``profile rbd`` says. The pools are there already."""
+
+    monitors: list[str]
+    user: str
+    keyring: str
+
+
+class Ceph(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Shared storage. Without `existing` the cluster runs its own: monitors on the controllers, an OSD on each storage
+    host, in a sparse file of `osd_size_gib` or on the device that `osd_devices` names for the host."""
+
+    images_pool: str = "trilith-images"
+    volumes_pool: str = "trilith-volumes"
+    machines_pool: str = "trilith-machines"
+    size: int = 3
+    "Copies of everything, each on another host."
+    min_size: int = 2
+    "Copies without which nothing is written."
+    osd_size_gib: int | None = None
+    osd_devices: dict[str, str] = msgspec.field(default_factory=dict)
+    osd_memory_mib: int = 1024
+    existing: ExistingCeph | None = None
+
+    @property
+    def pools(self) -> tuple[str, str, str]:
+        return self.images_pool, self.volumes_pool, self.machines_pool
+
+
 class Ssh(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """How `trilith deploy` reaches the hosts."""
 
@@ -141,6 +171,7 @@ class ClusterFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     takeover: Takeover = msgspec.field(default_factory=Takeover)
     fencing: Fencing = msgspec.field(default_factory=Fencing)
     ssh: Ssh = msgspec.field(default_factory=Ssh)
+    ceph: Ceph | None = None
 
     @property
     def clustered(self) -> bool:

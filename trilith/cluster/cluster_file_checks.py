@@ -18,6 +18,9 @@ TUNNEL_OVERHEAD_BYTES = 58
 LEAST_MTU = 1280 + TUNNEL_OVERHEAD_BYTES  # what IPv6 needs inside of a tunnel
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
 CLUSTER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
+POOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+MONITOR = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?|\[[0-9a-fA-F:]+\](:[0-9]{1,5})?")
+LEAST_OSD_GIB = 5
 INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
 
 
@@ -30,7 +33,7 @@ class Mistake(NamedTuple):
 
 def mistakes(cluster: ClusterFile) -> list[Mistake]:
     """Everything that is wrong, in the order of the file's subjects; [] for a file that can be used."""
-    found = [*_names(cluster), *_hosts(cluster), *_roles(cluster), *_networks(cluster)]
+    found = [*_names(cluster), *_hosts(cluster), *_roles(cluster), *_networks(cluster), *_ceph(cluster)]
     if cluster.clustered:
         found += [*_controllers(cluster), *_host_networks(cluster)]
     elif cluster.engines.database == "galera":
@@ -122,6 +125,39 @@ def _networks(cluster: ClusterFile) -> Iterator[Mistake]:
     if not LEAST_MTU <= cluster.networks.tunnel_mtu <= 65535:
         yield Mistake(f"a tunnel's MTU is from {LEAST_MTU} to 65535 bytes.", ("networks", "tunnel_mtu"))
     yield from _interfaces(cluster)
+
+
+def _ceph(cluster: ClusterFile) -> Iterator[Mistake]:
+    ceph = cluster.ceph
+    if ceph is None:
+        return
+    if not cluster.clustered or cluster.fake:
+        yield Mistake("`ceph` is for several real hosts; on one machine, volumes are files.", ("ceph",))
+    for field in ("images_pool", "volumes_pool", "machines_pool"):
+        name = getattr(ceph, field)
+        if not POOL.fullmatch(name) or ceph.pools.count(name) > 1:
+            yield Mistake(f"`{name}` is no name for this pool: letters, digits, dots and dashes, not twice.", ("ceph",))
+    if ceph.existing is not None:
+        for monitor in ceph.existing.monitors or [""]:
+            if not MONITOR.fullmatch(monitor):
+                yield Mistake(f"`{monitor}` is no monitor: an address, or an address:port.", ("ceph", "existing"))
+        return
+    storage = cluster.with_role("storage")
+    if not 1 <= ceph.min_size <= ceph.size:
+        yield Mistake("`min_size` is from 1 to `size`.", ("ceph", "min_size"))
+    if len(storage) < ceph.size:
+        hosts = f"{len(storage)} host{'s have' if len(storage) != 1 else ' has'} the role `storage`"
+        yield Mistake(f"{hosts}; {ceph.size} copies need as many.", ("ceph",))
+    if ceph.osd_size_gib is not None and ceph.osd_size_gib < LEAST_OSD_GIB:
+        yield Mistake(f"an OSD has {LEAST_OSD_GIB} GiB or more.", ("ceph", "osd_size_gib"))
+    for name, device in ceph.osd_devices.items():
+        if name not in {host.name for host in storage}:
+            yield Mistake(f"`{name}` is no storage host.", ("ceph", "osd_devices"))
+        if not device.startswith("/dev/"):
+            yield Mistake(f"`{device}` is no device: give it as /dev/NAME.", ("ceph", "osd_devices", name))
+    for host in storage:
+        if ceph.osd_size_gib is None and host.name not in ceph.osd_devices:
+            yield Mistake(f"say where host `{host.name}` stores: `osd_size_gib`, or its device.", ("ceph",))
 
 
 def _interfaces(cluster: ClusterFile) -> Iterator[Mistake]:

@@ -142,7 +142,7 @@ def _leases(sql: Doc, now_s: float) -> list[Doc]:
 def _quorum(controllers: list[str], keepers: dict[str, Doc | None]) -> Doc:
     """Of each engine that needs a majority: how many of the controllers have it ready."""
     found: Doc = {}
-    for kind in ("galera", "rabbitmq", "ovn_central"):
+    for kind in ("galera", "rabbitmq", "ovn_central", "ceph_mon"):
         told = [(keepers.get(name) or {"engines": {}})["engines"].get(kind) for name in controllers]
         present = [each for each in told if each and _is_present(each)]
         if present:

@@ -26,6 +26,7 @@ from trilith.kernel.store import Store, Tx, forget_commits
 from trilith.volume import volumes
 
 if TYPE_CHECKING:
+    from trilith.cluster.ceph_controller import CephController
     from trilith.cluster.notifier import Notifier
     from trilith.cluster.takeover_controller import TakeoverController
 
@@ -53,29 +54,36 @@ def run(state: State, settings: Settings) -> None:
     network = NetworkController(state, settings, store)
     notifier = _notifier(state, settings, store) if settings.clustered else None
     takeover = _takeover(state, settings, store) if settings.clustered and settings.cluster.takeover.enabled else None
+    ceph = _ceph(state, settings, store) if settings.cluster.ceph else None
     runner = Runner(SqlSource(store, kinds), reconcilers, RESYNC_S, workers=4)
 
-    wakes = {"images": runner.wake, "northbound": network.wake}
+    def images() -> None:
+        runner.wake()
+        if ceph is not None:
+            ceph.wake()
+
+    wakes = {"images": images, "northbound": network.wake}
     if notifier is not None:
         wakes[notices.TOPIC] = notifier.wake
+    if ceph is not None:
+        wakes["volumes"] = ceph.wake
 
     def on_wake(message: dict[str, Any]) -> None:
         for topic in message.get("wake", wakes):
             wakes[topic]()
 
     wake = Wake(settings.hub_url, state.secret("controller"), wakes, on_wake, state.ca_file(settings))
-    works = [runner.run, network.run, *([takeover.run] if takeover is not None else [])]
+    works = [runner.run, network.run, *(other.run for other in (takeover, ceph) if other is not None)]
     threads = [threading.Thread(target=work, daemon=True) for work in works]
     for thread in [wake, *threads, *([notifier] if notifier is not None else [])]:
         thread.start()
     _sweep(state, settings, store, ended)
     runner.stop()
     network.stop()
-    if takeover is not None:
-        takeover.stop()
     wake.stop()
-    if notifier is not None:
-        notifier.stop()
+    for other in (takeover, notifier, ceph):
+        if other is not None:
+            other.stop()
 
 
 def _notifier(state: State, settings: Settings, store: Store) -> "Notifier":
@@ -98,6 +106,12 @@ def _takeover(state: State, settings: Settings, store: Store) -> "TakeoverContro
     return TakeoverController(
         lease, policy, Witnesses(state, settings.cluster, settings.host), fences_of(state, settings)
     )
+
+
+def _ceph(state: State, settings: Settings, store: Store) -> "CephController":
+    from trilith.cluster.ceph_controller import CephController
+
+    return CephController(state, settings, store)
 
 
 def _sweep(state: State, settings: Settings, store: Store, ended: threading.Event) -> None:

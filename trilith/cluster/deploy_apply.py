@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trilith.cluster import host_checks
+from trilith.cluster import ceph_access, host_checks
 from trilith.cluster.bootstrap import guest_file
 from trilith.cluster.bundle import Bundle
 from trilith.cluster.cluster_file import ClusterFile, Host
@@ -57,7 +57,7 @@ class Deployed:
 
 def managed_files(host: Host) -> list[str]:
     """Every path that a deploy may write on a host, whatever its roles were before."""
-    secrets = [*CONTROLLER_SECRETS, *HOST_SECRETS, "join-token", "join-tokens.json"]
+    secrets = [*CONTROLLER_SECRETS, *HOST_SECRETS, *ceph_access.SECRETS, "join-token", "join-tokens.json"]
     certificates = [f"tls/{name}" for name in ("ca.crt", "host.crt", "host.key", "vip.pem")]
     paths = ["cloud.json", *(f"secrets/{name}" for name in (*secrets, *certificates))]
     guest = guest_file()
@@ -74,7 +74,7 @@ def find_facts(cluster: ClusterFile, deployed: Deployed) -> None:
         "names": [other.name for other in cluster.hosts],
         "addresses": [other.address for other in cluster.hosts],
         "ports": list(host_checks.ports(host)),
-        "packages": host_packages(host.roles),
+        "packages": host_packages(host.roles, cluster.ceph is not None),
         "files": managed_files(host),
         "kvm_probe": probe if cluster.engines.accelerator != "tcg" else "",
     }

@@ -37,6 +37,7 @@ CONTROLLER_SECRETS = (
     "rabbitmq",
     "erlang-cookie",
     "vrrp",
+    "ceph",
 )
 HOST_SECRETS = ("keeper",)
 AGENT_ROLES = frozenset({"compute", "network"})

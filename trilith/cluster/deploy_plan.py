@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from trilith.cluster.ceph_access import host_secrets
 from trilith.cluster.cluster_file import ClusterFile, Host
 from trilith.cluster.deploy_directory import CONTROLLER_SECRETS, HOST_SECRETS, Deployment, has_agent
 from trilith.cluster.deploy_on_host import DEPLOYED, KEEPER, PROGRAMS, STATE
@@ -70,22 +71,23 @@ def wanted(
     """`unit`: the keeper's. `joined`: the host has its own credential, so it needs no token. `guest`: the image that a
     new cloud has; the first controller gets it, and gives it to the others."""
     settings = msgspec.json.format(msgspec.json.encode(deployment.settings(cluster, host.name)))
-    files = [WantedFile(str(STATE / "cloud.json"), settings), *_secrets(deployment, host, joined)]
+    files = [WantedFile(str(STATE / "cloud.json"), settings), *_secrets(cluster, deployment, host, joined)]
     files += _certificates(cluster, deployment, host)
     started_with = hashlib.sha256(f"{program} {hashlib.sha256(settings).hexdigest()} {unit}".encode()).hexdigest()[:20]
     files.append(WantedFile(UNIT, unit.encode()))
     files.append(WantedFile(DROPIN, f"[Service]\nEnvironment={DEPLOYED}={started_with}\n".encode()))
     if guest and not cluster.fake and host == cluster.with_role("control")[0]:
         files.append(WantedFile(str(GUESTS / guest.parent.name / guest.name), guest.read_bytes()))
-    packages = host_packages(host.roles)
+    packages = host_packages(host.roles, cluster.ceph is not None)
     return HostWant(host, packages, program, wheels, {file.path: file for file in files}, started_with)
 
 
-def _secrets(deployment: Deployment, host: Host, joined: bool) -> Iterator[WantedFile]:
+def _secrets(cluster: ClusterFile, deployment: Deployment, host: Host, joined: bool) -> Iterator[WantedFile]:
     control = "control" in host.roles
     texts = {name: deployment.secret(name) for name in (*HOST_SECRETS, *(CONTROLLER_SECRETS if control else ()))}
     if has_agent(host) and not joined:
         texts["join-token"] = deployment.join_token(host.name)
+    texts |= host_secrets(cluster, host, deployment.secret("ceph"))
     for name, text in texts.items():
         yield WantedFile(str(STATE / "secrets" / name), f"{text}\n".encode(), "secrets", 0o600)
     if control:

@@ -6,9 +6,10 @@ from pathlib import Path
 EVERY = "every"
 
 
-def host_packages(roles: Iterable[str]) -> list[str]:
-    """Names of the packages of a host with these roles, sorted, each once."""
-    sections = by_role()
+def host_packages(roles: Iterable[str], ceph: bool = False) -> list[str]:
+    """Names of the packages of a host with these roles, sorted, each once. `ceph`: whether the cluster file has it."""
+    sections, roles = by_role(), list(roles)
+    roles += [section for role in roles if (section := f"ceph-{role}") in sections] if ceph else []
     return sorted({name for role in (EVERY, *roles) for name in sections[role]})
 
 

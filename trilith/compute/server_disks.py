@@ -15,6 +15,7 @@ from trilith.image.images import usable_image
 from trilith.kernel.errors import Fault
 from trilith.kernel.request import Ctx, forbidden
 from trilith.kernel.versions import NEWEST
+from trilith.volume.shared_storage import place_of_disks, shared_storage
 
 Row = dict[str, Any]
 GIB = 1 << 30
@@ -49,10 +50,12 @@ class Layout:
     image_id: str | None
     image_properties: Row = field(default_factory=dict)
     near: frozenset[str] = frozenset()
+    shared: bool = False
+    "Whether its disks lie where every host reaches them."
 
     @property
     def makes_volumes(self) -> bool:
-        return any(each["kind"] == "volume" and not each.get("host") for each in self.entries)
+        return not self.shared and any(each["kind"] == "volume" and not each.get("host") for each in self.entries)
 
 
 def lay_out(ctx: Ctx, flavor: Row, new: Row) -> Layout:
@@ -74,7 +77,7 @@ def lay_out(ctx: Ctx, flavor: Row, new: Row) -> Layout:
     near = frozenset(e["host"] for e in [root, *rest] if e.get("host"))
     properties = properties_of(image) if image else {}
     shown = root["image_id"] if root["kind"] == "image" else None
-    return Layout([root, *rest], shown, properties, near)
+    return Layout([root, *rest], shown, properties, near, shared_storage(ctx.tx) is not None)
 
 
 def image_of(ctx: Ctx, image_id: str) -> Row:
@@ -305,6 +308,7 @@ def next_device(disks: list[Row]) -> str:
 def make_disks(ctx: Ctx, server: Row, layout: Layout) -> list[Row]:
     """Makes a server's volumes; returns what its row remembers of its disks."""
     disks: list[Row] = []
+    place = place_of_disks(ctx.tx)
     for entry in layout.entries:
         disk: Row = {
             "device": next_device(disks),
@@ -316,9 +320,9 @@ def make_disks(ctx: Ctx, server: Row, layout: Layout) -> list[Row]:
         }
         if entry["kind"] == "image":
             disk |= {"image_id": entry["image_id"], "image_format": format_of(entry["image"])}
-            disk["size_gib"] = server["flavor"]["disk_gib"]
+            disk |= {"size_gib": server["flavor"]["disk_gib"], **place}
         elif entry["kind"] == "blank":
-            disk |= {name: entry[name] for name in ("label", "size_gib", "size_mib") if name in entry}
+            disk |= {name: entry[name] for name in ("label", "size_gib", "size_mib") if name in entry} | place
         else:
             disk |= _make_volume(ctx, server, entry, disk["device"])
         disks.append(disk)

@@ -205,7 +205,7 @@ def _volumes_ready(target: Doc) -> bool:
 
 
 def _ready(disk: Doc) -> bool:
-    return disk["kind"] != "volume" or bool(disk["path"] or disk.get("nbd"))
+    return disk["kind"] != "volume" or bool(disk["path"] or disk.get("nbd") or disk.get("rbd"))
 
 
 def _plug(target: Doc, seen: Doc) -> list[Act]:

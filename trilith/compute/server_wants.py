@@ -115,6 +115,7 @@ def _wanted(disk: Row, volumes: dict[str, Row]) -> bool:
 
 def _disk(row: Row, disk: Row, volumes: dict[str, Row], host: str) -> Row:
     from trilith.volume.exports import is_shared
+    from trilith.volume.shared_storage import own_disk
     from trilith.volume.volumes import disk_document
 
     names = (
@@ -133,8 +134,11 @@ def _disk(row: Row, disk: Row, volumes: dict[str, Row], host: str) -> Row:
     if disk["kind"] == "volume":
         live = (row["move"] or {}).get("phase") in moves.LIVE
         reached = None if disk.get("by_network") else row["host"] if live else host
-        document |= disk_document(volumes[disk["volume_id"]], disk["attachment_id"], reached)
-        document["shared"] = is_shared(volumes[disk["volume_id"]], row["host"])
+        volume = volumes[disk["volume_id"]]
+        document |= disk_document(volume, disk["attachment_id"], reached)
+        document["shared"] = is_shared(volume, row["host"])
+    elif disk.get("rbd"):
+        document |= own_disk(row, disk)
     return document
 
 

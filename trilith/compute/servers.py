@@ -262,7 +262,7 @@ def create(ctx: Ctx, new: Row) -> Reply:
         hints,
         layout.near,
         layout.image_properties,
-        local_disk=layout.image_id is not None,
+        local_disk=layout.image_id is not None and not layout.shared,
         makes_volumes=layout.makes_volumes,
     )
     password = new["admin_pass"] or secrets.token_urlsafe(9)

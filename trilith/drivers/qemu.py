@@ -36,6 +36,8 @@ from typing import Any
 
 from trilith.drivers import block_copy, crashes, disk_export, linux_net, nbd, pidfiles, qemu_img
 from trilith.drivers import qemu_command as command
+from trilith.drivers.ceph import Ceph
+from trilith.drivers.ceph_fake import FakeCeph
 from trilith.drivers.durable import publish, sync_directory
 from trilith.drivers.qmp import CommandError, Monitor, Monitors
 from trilith.kernel.errors import Refused, Unavailable
@@ -104,7 +106,8 @@ class Qemu:
     `accel` is kvm or tcg; `netns` the network namespace that QEMU runs in; `run_as` a user's name or ``uid:gid``,
     None to stay who we are. `on_change` is called, from another thread, when a machine changes by itself; it must not
     block. `checksum_offload` is only for a network whose datapath completes checksums. `address` is where other hosts
-    reach this one when machines move.
+    reach this one when machines move. `ceph`: where machines' disks may lie; an image in it is made here, and never
+    removed: the machine may run elsewhere by now.
     """
 
     shutdown_grace_s = 60.0
@@ -119,6 +122,7 @@ class Qemu:
         on_change: Callable[[], None] = lambda: None,
         checksum_offload: bool = False,
         address: str = "127.0.0.1",
+        ceph: Ceph | FakeCeph | None = None,
     ) -> None:
         self.directory = (state_dir / "machines").absolute()
         self.accel = accel
@@ -126,6 +130,7 @@ class Qemu:
         self.owner = _owner(run_as)
         self.on_change = on_change
         self.checksum_offload = checksum_offload
+        self.ceph = ceph
         self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         longest = self.directory / ("x" * 36) / "run" / "serial"
         if len(str(longest)) > SOCKET_PATH_MAX:
@@ -441,7 +446,7 @@ class Qemu:
             if command.disk_id(key) in self._devices(live):
                 return
             record = next((d for d in spec["disks"] if d["key"] == key), None)
-            if record is not None and (record.get("nbd") or disk.get("nbd")):
+            if record is not None and any(record.get(kind) or disk.get(kind) for kind in ("nbd", "rbd")):
                 spec["disks"].remove(record)  # it may be of an attachment that never came to be
                 record = None
             if record is None:
@@ -539,6 +544,8 @@ class Qemu:
                 raise Refused("The machine has no root disk of its own; take a snapshot of its volume.")
             if self._pid(server_id) is not None:
                 block_copy.backup(_connected(self._require(server_id)), "root", part, self.owner)
+            elif root.get("rbd"):
+                self._copy_out(root["rbd"], home / "snapshots" / f"{image_id}.raw.part", part)
             else:
                 qemu_img.convert(home / root["file"], root["format"], part, "qcow2")
             publish(part, target)
@@ -878,7 +885,9 @@ class Qemu:
         except ValueError as error:
             raise Refused(f"Cannot attach {disk['device']}: {error}.") from error
         record.update(boot_index=disk.get("boot_index"), shared=bool(disk.get("shared")))
-        if disk["kind"] == "volume" and disk.get("nbd"):
+        if disk.get("rbd"):
+            self._add_in_ceph(home, record, disk)
+        elif disk["kind"] == "volume" and disk.get("nbd"):
             record.update(format="raw", volume_id=disk["volume_id"], size_gib=disk["size_gib"])
             record["nbd"] = {name: value for name, value in disk["nbd"].items() if name != "key"}
             keys = {disk["nbd"]["user"]: disk["nbd"]["key"]}
@@ -899,6 +908,58 @@ class Qemu:
             self._make_blank(home / record["file"], disk)
         spec["disks"].append(record)
         return record
+
+    def _add_in_ceph(self, home: Path, record: Doc, disk: Doc) -> None:
+        """A volume is there; a disk of the machine's own is made when it is not."""
+        if self.ceph is None:
+            raise Unavailable("This host knows no Ceph: its cluster file names none.")
+        rbd, access = disk["rbd"], self.ceph.access
+        place = {"monitors": list(access.monitors), "user": access.user}
+        record.update(format="raw", rbd={"pool": rbd["pool"], "image": rbd["image"], **place})
+        if disk["kind"] == "volume":
+            record.update(volume_id=disk["volume_id"], size_gib=disk["size_gib"])
+        elif disk["kind"] == "image":
+            self._make_clone(rbd, disk)
+        else:
+            self._make_blank_in_ceph(home, rbd, disk)
+        key, part = home / command.CEPH_KEY, home / f"{command.CEPH_KEY}.part"
+        part.unlink(missing_ok=True)
+        part.touch(mode=0o600)
+        part.write_text(access.key_file.read_text().strip())
+        publish(part, key, self.owner, mode=0o400)
+
+    def _make_clone(self, rbd: Doc, disk: Doc) -> None:
+        assert self.ceph is not None
+        size_bytes, pool, image = disk["size_gib"] * qemu_img.GIB, rbd["pool"], rbd["image"]
+        found = self.ceph.image(pool, image)
+        if found is None:
+            source = self.ceph.image(rbd["parent"][0], rbd["parent"][1])
+            if source is None:
+                raise Unavailable(f"Image {disk['image_id']} is not in Ceph yet.")
+            if size_bytes and source.size_bytes > size_bytes:
+                need_gib = -(-source.size_bytes // qemu_img.GIB)
+                raise Refused(f"The image needs a disk of {need_gib} GiB, the flavor has {disk['size_gib']}.")
+            self.ceph.clone((rbd["parent"][0], rbd["parent"][1], rbd["parent"][2]), pool, image)
+            found = source
+        if size_bytes > found.size_bytes:
+            self.ceph.resize(pool, image, size_bytes)
+
+    def _make_blank_in_ceph(self, home: Path, rbd: Doc, disk: Doc) -> None:
+        assert self.ceph is not None
+        if self.ceph.image(rbd["pool"], rbd["image"]) is None:
+            file = home / f"{disk['key']}.raw"
+            file.unlink(missing_ok=True)
+            self._make_blank(file, disk)
+            self.ceph.import_raw(file, rbd["pool"], rbd["image"])
+            file.unlink()
+
+    def _copy_out(self, rbd: Doc, raw: Path, target: Path) -> None:
+        """A qcow2 of a disk in Ceph that no machine has open."""
+        if self.ceph is None:
+            raise Unavailable("This host knows no Ceph: its cluster file names none.")
+        self.ceph.export_raw(rbd["pool"], rbd["image"], raw)
+        qemu_img.convert(raw, "raw", target, "qcow2")
+        raw.unlink()
 
     def _make_overlay(self, home: Path, record: Doc, disk: Doc, image_path: ImagePath) -> None:
         size_bytes = disk["size_gib"] * qemu_img.GIB
@@ -948,6 +1009,7 @@ class Qemu:
     def _drop_unused(self, home: Path, spec: Doc) -> None:
         """Remove disks of former epochs, of ended rescues, and what a killed agent left unfinished."""
         keep = {"spec.json", "run", "snapshots", "saved", "config.iso", "qemu.log"}
+        keep |= {command.CEPH_KEY} if any(disk.get("rbd") for disk in spec["disks"]) else set()
         keep |= {disk["file"] if "file" in disk else command.credentials_id(disk["key"]) for disk in spec["disks"]}
         keep |= {d["base"]["file"] for d in spec["disks"] if "base" in d}
         keep |= {"move"}

@@ -24,6 +24,8 @@ FIRST_SLOT = 0x10
 WATCHDOG_ADDRESS = "1e.0"
 WATCHDOG_ACTIONS = ("disabled", "reset", "poweroff", "pause", "none")
 RECONNECT_S = 120  # that a guest's request waits for a volume's host: its agent, or the host itself, starts again
+CEPH_KEY = "ceph.key"  # the file in a machine's directory with which it opens its disks in Ceph
+MONITOR_PORT = "3300"
 CODE_CACHE_MIB = 32  # of the TCG translator; its default is most of a small machine's memory
 
 
@@ -90,6 +92,8 @@ def disk_nodes(directory: Path, disk: Doc) -> list[Doc]:
     key = disk["key"]
     if disk.get("nbd"):
         return _nbd_nodes(key, disk["nbd"])
+    if disk.get("rbd"):
+        return _rbd_nodes(key, disk["rbd"])
     top: Doc = {"driver": disk["format"], "node-name": node(key), "file": protocol_node(key), "discard": "unmap"}
     if disk["format"] == "qcow2":
         base = disk.get("base")
@@ -98,7 +102,10 @@ def disk_nodes(directory: Path, disk: Doc) -> list[Doc]:
 
 
 def credentials(directory: Path, disk: Doc) -> Doc | None:
-    """The object with which a disk's volume is reached on another host; None for one that is not there."""
+    """The object with which a disk's volume is reached on another host or in Ceph; None for one that is not there."""
+    if disk.get("rbd"):
+        key_file = str(directory / CEPH_KEY)  # its text is what QEMU calls base64
+        return {"qom-type": "secret", "id": credentials_id(disk["key"]), "format": "base64", "file": key_file}
     if not disk.get("nbd"):
         return None
     document = {"qom-type": "tls-creds-psk", "id": credentials_id(disk["key"]), "endpoint": "client"}
@@ -115,6 +122,21 @@ def _nbd_nodes(key: str, nbd: Doc) -> list[Doc]:
     protocol["server"] = {"type": "inet", "host": nbd["address"], "port": str(nbd["port"])}
     protocol |= {"tls-creds": credentials_id(key), "reconnect-delay": RECONNECT_S, "discard": "unmap"}
     return [protocol, {"driver": "raw", "node-name": node(key), "file": protocol_node(key), "discard": "unmap"}]
+
+
+def _rbd_nodes(key: str, rbd: Doc) -> list[Doc]:
+    protocol: Doc = {"driver": "rbd", "node-name": protocol_node(key), "pool": rbd["pool"], "image": rbd["image"]}
+    protocol |= {"user": rbd["user"], "key-secret": credentials_id(key), "conf": "/dev/null", "discard": "unmap"}
+    protocol["server"] = [_monitor(each) for each in rbd["monitors"]]
+    protocol["cache"] = {"direct": True}  # what counts as written is there for whichever host is next
+    return [protocol, {"driver": "raw", "node-name": node(key), "file": protocol_node(key), "discard": "unmap"}]
+
+
+def _monitor(address: str) -> Doc:
+    host, port = address, MONITOR_PORT
+    if address.count(":") == 1 or "]:" in address:
+        host, _, port = address.rpartition(":")
+    return {"host": host.strip("[]"), "port": port}
 
 
 def _base(path: Path, image_format: str) -> Doc:

@@ -190,13 +190,13 @@ def wants(ctx: Ctx) -> Doc:
     if row["barred"]:
         raise _barred(row)
     name = row["name"]
-    return {kind: [_numbered(doc, it.counted) for doc in it.wants(ctx.tx, name)] for kind, it in HOSTED.items()}
+    return {kind: [numbered(doc, it.counted) for doc in it.wants(ctx.tx, name)] for kind, it in HOSTED.items()}
 
 
 COUNT_BITS = 30  # of a generation are the service's own number, where it counts
 
 
-def _numbered(doc: Doc, counted: bool) -> Doc:
+def numbered(doc: Doc, counted: bool = False) -> Doc:
     """A want's generation is a digest of the want: a report changes rows too, and must not look like a new want."""
     count = doc["generation"] % (1 << COUNT_BITS) if counted else 0
     doc = {name: value for name, value in doc.items() if name != "generation"}

@@ -147,6 +147,8 @@ def _connected(ctx: Ctx, row: Row, connector: Any) -> Row:
     volume = ctx.tx.get(VOLUME, row["volume_id"])
     host, device = connector.get("host"), connector.get("mountpoint")
     info = {"driver_volume_type": "file", "path": volume["path"], "format": "qcow2", "access_mode": row["mode"]}
+    if volume["pool"]:
+        info |= {"driver_volume_type": "rbd", "name": volume["path"], "format": "raw"}
     info |= {"volume_id": volume["id"], "attachment_id": row["id"]}
     row = ctx.tx.update(ATTACHMENT, row, status="attaching", host=host, device=device, connection_info=info)
     sum_up(ctx.tx, volume)

@@ -9,6 +9,8 @@ from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Flag
 from trilith.kernel.request import Ctx
 from trilith.placement.hosts import HOST, is_up
+from trilith.volume.shared_storage import BACKEND as CEPH
+from trilith.volume.shared_storage import shared_storage
 from trilith.volume.snapshots import SNAPSHOT
 from trilith.volume.versions import VOLUMES
 from trilith.volume.volumes import VOLUME
@@ -39,6 +41,8 @@ def _host(ctx: Ctx, name: str) -> Row:
 @VOLUMES.route("GET", "/scheduler-stats/get_pools", "admin")
 def pools(ctx: Ctx) -> Row:
     detail = Flag().from_query(str(ctx.one("detail", "false")), "detail")
+    if (shared := shared_storage(ctx.tx)) is not None:
+        return {"pools": [_shared_pool(ctx, shared, detail)]}
     found = []
     for host in storage_hosts(ctx):
         pool: Row = {"name": f"{host['name']}@{BACKEND}#{BACKEND}"}
@@ -56,6 +60,24 @@ def pools(ctx: Ctx) -> Row:
             }
         found.append(pool)
     return {"pools": found}
+
+
+def _shared_pool(ctx: Ctx, shared: Row, detail: bool) -> Row:
+    pool: Row = {"name": f"{CEPH}@{CEPH}#{shared['volumes_pool']}"}
+    if detail:
+        pool["capabilities"] = DRIVER | {
+            "volume_backend_name": CEPH,
+            "storage_protocol": "ceph",
+            "total_capacity_gb": shared["total_gib"],
+            "free_capacity_gb": shared["free_gib"],
+            "allocated_capacity_gb": _sum(ctx, VOLUME.c.size_gib, VOLUME.c.pool == shared["volumes_pool"]),
+            "reserved_percentage": 0,
+            "QoS_support": False,
+            "multiattach": True,
+            "thin_provisioning_support": True,
+            "timestamp": seen_at(shared),
+        }
+    return pool
 
 
 @VOLUMES.route("GET", "/capabilities/{host}", "admin")

@@ -17,7 +17,7 @@ ATTACHED = ("attaching", "attached", "detaching")
 
 def is_remote(volume: Row, host: str | None) -> bool:
     """Whether a server of that host has the volume by network, not as a file."""
-    return bool(volume["multiattach"] or volume["host"] != host)
+    return volume["pool"] is None and bool(volume["multiattach"] or volume["host"] != host)
 
 
 def is_shared(volume: Row, host: str | None) -> bool:

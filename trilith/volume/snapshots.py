@@ -11,6 +11,7 @@ from trilith.kernel.request import Ctx
 from trilith.kernel.store import Tx
 from trilith.kernel.versions import v
 from trilith.volume import metadata
+from trilith.volume.shared_storage import is_elsewhere, wake
 from trilith.volume.versions import VOLUMES
 from trilith.volume.volumes import VOLUME, asked_changes
 
@@ -122,7 +123,7 @@ def make_snapshot(
         "description": description,
         "metadata": metadata or {},
     }
-    tx.hint(f"host:{volume['host']}")
+    wake(tx, volume)
     return tx.insert(SNAPSHOT, row)
 
 
@@ -140,11 +141,11 @@ def delete(ctx: Ctx, row: Row) -> None:
 
 def drop(ctx: Ctx, row: Row) -> None:
     volume = ctx.tx.one(VOLUME, id=row["volume_id"])
-    if volume is None or volume["host"] is None:
+    if volume is None or is_elsewhere(volume):
         ctx.tx.delete(SNAPSHOT, row)
         return
     ctx.tx.update(SNAPSHOT, row, deleting=True, fault=None, forced_status=None)
-    ctx.tx.hint(f"host:{volume['host']}")
+    wake(ctx.tx, volume)
 
 
 STATUSES = ("available", "error", "creating", "deleting", "error_deleting")

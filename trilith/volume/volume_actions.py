@@ -271,3 +271,17 @@ def unset_image_metadata(ctx: Ctx, row: Row, body: Row) -> None:
 @VOLUME.verb("os-show_image_metadata", "reader", status=200)
 def show_image_metadata(ctx: Ctx, row: Row, body: Any) -> Row:
     return {"metadata": row["image_metadata"] or {}}
+
+
+@VOLUME.route("GET", "/summary", "reader", member=False, since=v("3.12"))
+def summary(ctx: Ctx) -> Row:
+    where = ctx.service.wire.narrowed(ctx, VOLUME) + [c for c in [VOLUME.scope(ctx)] if c is not None]
+    rows = ctx.tx.rows(VOLUME, *where)
+    found: Row = {"total_size": sum(row["size_gib"] for row in rows), "total_count": len(rows)}
+    if ctx.at >= v("3.36"):
+        merged: dict[str, list[str]] = {}
+        for row in rows:
+            for key, value in row["metadata"].items():
+                merged.setdefault(key, []).append(value)
+        found["metadata"] = {key: sorted(set(values)) for key, values in merged.items()}
+    return {"volume-summary": found}

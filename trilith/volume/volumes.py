@@ -1,8 +1,8 @@
 """Volumes: blocks that outlive machines.
 
-A volume lies on one storage host (`host`). Requests write what is wanted (size, deletion, uploads); the host's agent
-reports its
-file (`path`, `seen_size_gib`). Attachments are rows of their own (`attachments.py`); `attach_phase` sums them up.
+A volume lies on one storage host (`host`), or in Ceph (`pool`). Requests write what is wanted (size, deletion,
+uploads), the host's agent or a controller reports what is there (`path`, `seen_size_gib`). Attachments are rows
+of their own (`attachments.py`); `attach_phase` sums them up.
 The public status is computed from these, here, and nowhere else.
 """
 
@@ -23,7 +23,7 @@ from trilith.kernel.request import Ctx
 from trilith.kernel.store import Condition, Tx
 from trilith.kernel.versions import OLDEST, v
 from trilith.placement.hosts import HOST, heard, hosted, is_up, topic
-from trilith.volume import metadata
+from trilith.volume import metadata, shared_storage
 from trilith.volume.exports import ATTACHED, export_wants, is_remote, nbd_document
 from trilith.volume.types import TYPE, find_type
 from trilith.volume.versions import VOLUMES
@@ -162,7 +162,7 @@ VOLUME = Noun(
         project=computed(_only_on_get(lambda row, ctx: row["project_id"]), wire="os-vol-tenant-attr:tenant_id"),
         host=text(
             255, wire="os-vol-host-attr:host", see="admin", filter=True, sort=True,
-            show=_only_on_get(lambda row, ctx: f"{row['host']}@files#files" if row["host"] else None),
+            show=_only_on_get(lambda row, ctx: shared_storage.place(row)),
         ),
         migstat=computed(_only_on_get(lambda row, ctx: None), wire="os-vol-mig-status-attr:migstat", see="admin"),
         name_id=computed(_only_on_get(lambda row, ctx: None), wire="os-vol-mig-status-attr:name_id", see="admin"),
@@ -176,6 +176,7 @@ VOLUME = Noun(
         encryption_key_id=computed(lambda row, ctx: ABSENT, since=v("3.64")),
         consumes_quota=computed(lambda row, ctx: True, since=v("3.65")),
         readonly=flag(default=False, hidden=True),
+        pool=text(64, hidden=True),
         # asked at creation only
         image_ref=given(Text(255), wire="imageRef", null=True),
         backup_id=given(Text(255), null=True),
@@ -331,10 +332,15 @@ def make_volume(
         bootable, image_metadata = origin["bootable"], origin["image_metadata"]
     if size_gib is None:
         raise Fault("invalid", "Invalid input received: 'size' is a required property")
-    host = origin["host"] if origin else host
+    shared = shared_storage.shared_storage(tx)
+    pool = origin["pool"] if origin else shared["volumes_pool"] if shared else None
+    host = origin["host"] if origin else None if pool else host
     kind = find_type(tx, volume_type, project_id, is_admin)
     quota.check(tx, VOLUMES, project_id, gigabytes=size_gib, **({} if counted else {"volumes": 1}))
-    host = host or choose_host(tx, availability_zone)
+    if pool is None:
+        host = host or choose_host(tx, availability_zone)
+    elif availability_zone:
+        shared_storage.check_zone(tx, availability_zone)
     return tx.insert(
         VOLUME,
         {
@@ -354,7 +360,8 @@ def make_volume(
             "bootable": bootable,
             "image_metadata": image_metadata,
             "host": host,
-            "fault": None if host else "No storage host is up in this availability zone.",
+            "pool": pool,
+            "fault": None if host or pool else "No storage host is up in this availability zone.",
         },
     )
 
@@ -387,8 +394,7 @@ def choose_host(tx: Tx, availability_zone: str | None) -> str | None:
     """The storage host that is up and holds least; None when none is. Raises unavailable just after an outage."""
     hosts = [h for h in heard(tx, "storage") if is_up(h) and not h["storage_disabled"]]
     if availability_zone:
-        if not any(h["availability_zone"] == availability_zone for h in tx.rows(HOST)):
-            raise Fault("invalid", f"Availability zone '{availability_zone}' is invalid.")
+        shared_storage.check_zone(tx, availability_zone)
         hosts = [h for h in hosts if h["availability_zone"] == availability_zone]
     held = sa.select(VOLUME.c.host, sa.func.sum(VOLUME.c.size_gib).label("gib")).group_by(VOLUME.c.host)
     gib = {row["host"]: row["gib"] for row in tx.select(held)}
@@ -449,7 +455,7 @@ def drop_volume(tx: Tx, row: Row, cascade: bool = False, force: bool = False) ->
         raise Fault("invalid", f"Invalid volume: Volume {row['id']} is still attached: detach it first.")
     for snapshot in snapshots:
         tx.delete(_snapshots(), snapshot)
-    if row["host"] is None:
+    if shared_storage.is_elsewhere(row):
         tx.delete(VOLUME, row)
         return
     tx.update(VOLUME, row, deleting=True, fault=None, forced_status=None)
@@ -457,6 +463,8 @@ def drop_volume(tx: Tx, row: Row, cascade: bool = False, force: bool = False) ->
 
 def disk_document(row: Row, attachment_id: str, host: str | None) -> Row:
     """What the want of a machine on `host` says of the volume. ``path`` or ``nbd`` comes when it can be opened."""
+    if row["pool"]:
+        return shared_storage.disk_document(row)
     ready, remote = row["path"] is not None and not row["seen_error"], is_remote(row, host)
     return {
         "volume_id": row["id"],
@@ -472,9 +480,13 @@ def disk_document(row: Row, attachment_id: str, host: str | None) -> Row:
 
 # the storage host's agent
 def wants(tx: Tx, host: str) -> list[Row]:
+    return [document for _, document in documents(tx, tx.rows(VOLUME, host=host))]
+
+
+def documents(tx: Tx, rows: list[Row]) -> list[tuple[Row, Row]]:
+    """Volumes with their wants (see `volume_plan`), for who works on all of these."""
     from trilith.volume.attachments import ATTACHMENT
 
-    rows = tx.rows(VOLUME, host=host)
     ids = [row["id"] for row in rows]
     attachments = tx.rows(ATTACHMENT, status=list(ATTACHED), volume_id=ids) if ids else []
     attached = {a["volume_id"]: a["server_id"] for a in attachments}
@@ -491,7 +503,7 @@ def wants(tx: Tx, host: str) -> list[Row]:
             if source["snapshot_id"] not in kept:
                 kept.append(source["snapshot_id"])
     return [
-        {
+        (row, {
             "id": row["id"],
             "generation": row["generation"],
             "present": not row["deleting"],
@@ -502,22 +514,26 @@ def wants(tx: Tx, host: str) -> list[Row]:
             "uploads": row["uploads"],
             "attached_server": attached.get(row["id"]),
             "export": exports.get(row["id"]),
-        }
+        })
         for row in rows
-    ]
+    ]  # fmt: skip
 
 
 def report(tx: Tx, host: str, key: str, generation: int, seen: Row | None, fault: str | None) -> None:
+    row = tx.one(VOLUME, id=key, host=host)
+    if row is not None:
+        note(tx, row, seen, fault)
+
+
+def note(tx: Tx, row: Row, seen: Row | None, fault: str | None) -> None:
+    """What was seen of the volume, or why it cannot be had."""
     from trilith.image.images import IMAGE
 
-    row = tx.one(VOLUME, id=key, host=host)
-    if row is None:
-        return
     if row["deleting"] and seen is None and fault is None:
         tx.delete(VOLUME, row)
         return
     seen = seen or {"path": None, "size_gib": 0, "snapshots": [], "uploads_done": [], "error": None, "export": None}
-    _wake_clients(tx, row, seen)
+    (shared_storage.wake_machines if row["pool"] else _wake_clients)(tx, row, seen)
     uploads = [u for u in row["uploads"] if tx.count(IMAGE, IMAGE.c.id == u["image_id"], IMAGE.c.phase != "active")]
     tx.update(
         VOLUME,
@@ -566,24 +582,10 @@ def sweep(tx: Tx) -> None:
             tx.update(
                 VOLUME,
                 row,
-                fault=f"Still {row['status']} after {CREATE_S:.0f} s: host {row['host']} does not get on.",
+                fault=f"Still {row['status']} after {CREATE_S:.0f} s: {row['host'] or 'Ceph'} does not get on.",
             )
         elif row["status"] == "uploading":
             tx.update(VOLUME, row, uploads=[])
-
-
-@VOLUME.route("GET", "/summary", "reader", member=False, since=v("3.12"))
-def summary(ctx: Ctx) -> Row:
-    where = ctx.service.wire.narrowed(ctx, VOLUME) + [c for c in [VOLUME.scope(ctx)] if c is not None]
-    rows = ctx.tx.rows(VOLUME, *where)
-    found: Row = {"total_size": sum(row["size_gib"] for row in rows), "total_count": len(rows)}
-    if ctx.at >= v("3.36"):
-        merged: dict[str, list[str]] = {}
-        for row in rows:
-            for key, value in row["metadata"].items():
-                merged.setdefault(key, []).append(value)
-        found["metadata"] = {key: sorted(set(values)) for key, values in merged.items()}
-    return {"volume-summary": found}
 
 
 def check_id(value: str, name: str) -> None:

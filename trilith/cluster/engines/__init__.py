@@ -1,5 +1,6 @@
 """The engines of a host, in the order in which people read about them. Each decides by itself whether it is present."""
 
+from trilith.cluster.engines.ceph import CephCluster, CephMgr, CephMon, CephOsd
 from trilith.cluster.engines.engine import Engine, HostView
 from trilith.cluster.engines.firewall import Firewall
 from trilith.cluster.engines.galera import Galera
@@ -22,6 +23,10 @@ def engines_of(view: HostView) -> list[Engine]:
         Memcached(view),
         OvnCentral(view),
         OvnHost(view),
+        CephMon(view),
+        CephMgr(view),
+        CephOsd(view),
+        CephCluster(view),
         Haproxy(view),
         Keepalived(view),
         OwnUnits(view),

@@ -30,6 +30,22 @@ def upgrade() -> None:
     steps.create_index("ix_volume_attachments_server_id", "volume_attachments", ["server_id"], unique=False)
     steps.create_index("ix_volume_attachments_volume_id", "volume_attachments", ["volume_id"], unique=False)
     steps.create_table(
+        "volume_shared_storage",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("images_pool", sa.String(length=64)),
+        sa.Column("volumes_pool", sa.String(length=64)),
+        sa.Column("machines_pool", sa.String(length=64)),
+        sa.Column("health", sa.String(length=32)),
+        sa.Column("problems", sa.JSON()),
+        sa.Column("total_gib", sa.Integer()),
+        sa.Column("free_gib", sa.Integer()),
+        sa.Column("seen_at_s", sa.JSON()),
+        sa.Column("created_at", sa.String(length=26)),
+        sa.Column("updated_at", sa.String(length=26)),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    steps.create_table(
         "volume_snapshots",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("name", sa.String(length=255)),
@@ -109,6 +125,7 @@ def upgrade() -> None:
         sa.Column("host", sa.String(length=255)),
         sa.Column("image_metadata", sa.JSON()),
         sa.Column("readonly", sa.Boolean()),
+        sa.Column("pool", sa.String(length=64)),
         sa.Column("source", sa.JSON()),
         sa.Column("deleting", sa.Boolean()),
         sa.Column("uploads", sa.JSON()),
