@@ -37,7 +37,6 @@ EVENTS = {
     "detach_volume": "compute_detach_volume",
     "attach_interface": "compute_attach_interface",
     "detach_interface": "compute_detach_interface",
-    "evacuate": "compute_rebuild_instance",
     "problem": "compute_machine_problem",
 }
 NO_EVENT = ("lock", "unlock")
