@@ -32,7 +32,7 @@ SHARED = {
     "tag": None,
 }
 LOCAL = dict(SHARED)
-SHARED["shared"] = True
+SHARED["rbd"] = {"pool": "machines", "images_pool": "images"}
 FLAVOR = {"id": "1", "name": "f", "vcpus": 1, "ram_mib": 512, "disk_gib": 1, "swap_mib": 0, "ephemeral_gib": 0}
 
 

@@ -27,6 +27,7 @@ from trilith.volume import volumes
 
 if TYPE_CHECKING:
     from trilith.cluster.ceph_controller import CephController
+    from trilith.cluster.ceph_fencing import CephFencing
     from trilith.cluster.notifier import Notifier
     from trilith.cluster.takeover_controller import TakeoverController
 
@@ -103,9 +104,18 @@ def _takeover(state: State, settings: Settings, store: Store) -> "TakeoverContro
     asked = settings.cluster.takeover
     policy = Policy(asked.brake_share, asked.window_s, asked.confirm_s, asked.reserve_hosts, asked.priority)
     lease = Holder(store, KEY, f"controller:{settings.host}", LEADS_S)
-    return TakeoverController(
-        lease, policy, Witnesses(state, settings.cluster, settings.host), fences_of(state, settings)
-    )
+    witnesses, storage = Witnesses(state, settings.cluster, settings.host), _fencing(state, settings, store)
+    return TakeoverController(lease, policy, witnesses, fences_of(state, settings), storage)
+
+
+def _fencing(state: State, settings: Settings, store: Store) -> "CephFencing | None":
+    from trilith.cluster.ceph_access import access
+    from trilith.cluster.ceph_fencing import CephFencing
+    from trilith.drivers.ceph import Ceph
+
+    found = access(state, settings, control=True)
+    addresses = {host.name: {host.address, host.tunnel} for host in settings.cluster.hosts}
+    return None if found is None else CephFencing(Ceph(found), store, addresses)
 
 
 def _ceph(state: State, settings: Settings, store: Store) -> "CephController":

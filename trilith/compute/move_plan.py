@@ -1,7 +1,8 @@
 """What a host does for a server that moves, as its source or as its target. Pure; part of `server_plan`.
 
-The two hosts never speak of who runs the machine: a target's process takes what comes and runs when the last of it has
-come; a source hands the last of it over only in phase ``switching``. Neither starts, nor continues, anything here.
+The two hosts never speak of who runs the machine: a source hands the last of it over only in phase ``switching``, and
+what has come to a target stands still until the row says that the machine is its own. Neither starts, nor continues,
+anything here.
 """
 
 from typing import Any

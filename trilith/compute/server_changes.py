@@ -12,9 +12,10 @@ from trilith.compute.scheduler import Ask, claim, place
 from trilith.compute.server_actions import must
 from trilith.compute.server_disks import check_image_fits, format_of, image_of, properties_of
 from trilith.compute.server_groups import GROUP
-from trilith.compute.server_moves import begin, phase_of, root_gib, sized
+from trilith.compute.server_moves import NO_MOVE, begin, local_keys, phase_of, root_gib, sized
 from trilith.compute.server_requests import HOSTNAME, METADATA, NAME, USER_DATA, AccessAddress
 from trilith.compute.servers import SERVER, changed_view, wish
+from trilith.compute.takeovers import is_off
 from trilith.compute.versions import COMPUTE
 from trilith.image.images import IMAGE
 from trilith.kernel import quota
@@ -192,6 +193,7 @@ def ask_of(tx: Tx, row: Row, flavor: Row, host: str | None = None, **more: Any) 
         host=host,
         group=group,
         hints=row["scheduler_hints"] or {},
+        image_properties=row["image_properties"] or {},
         near=near,
         server_id=row["id"],
         local_disk=row["image_id"] is not None,
@@ -211,8 +213,7 @@ def confirm_resize(ctx: Ctx, row: Row, body: Any) -> None:
     migrations.set_status(ctx.tx, row["id"], "confirmed")
     record(ctx, row, "confirmResize", done=True)
     ask = Ask(row["flavor"], row["project_id"], local_disk=row["image_id"] is not None)
-    moved: Row = {"move": None, "peer": None, "peer_claim": {}, "peer_seen": None}  # the kept disks go
-    wish(ctx.tx, row, resize=None, old_flavor=None, claim=ask.amounts(), **moved)
+    wish(ctx.tx, row, resize=None, old_flavor=None, claim=ask.amounts(), **NO_MOVE)  # the kept disks go
 
 
 @SERVER.verb("revertResize", "member")
@@ -221,6 +222,8 @@ def revert_resize(ctx: Ctx, row: Row, body: Any) -> None:
     old = row["old_flavor"]
     migrations.set_status(ctx.tx, row["id"], "reverting")
     record(ctx, row, "revertResize")
+    if row["peer"] is not None and not local_keys(row) and is_off(ctx.tx, row["peer"]):
+        row = ctx.tx.update(SERVER, row, **NO_MOVE)  # nothing of it was kept there
     if row["peer"] is None:
         ask = Ask(old, row["project_id"], local_disk=row["image_id"] is not None)
         wish(ctx.tx, row, resize="reverting", claim=ask.amounts(), **sized(row, old))

@@ -8,12 +8,11 @@ from trilith.compute.migrations import MIGRATION
 from trilith.compute.scheduler import claim, place
 from trilith.compute.server_actions import must
 from trilith.compute.server_changes import ask_of, begin_cold
-from trilith.compute.server_disks import format_of
-from trilith.compute.server_moves import LIVE, begin, local_keys, settle_on, undo
+from trilith.compute.server_moves import LIVE, begin, local_keys, take_over, undo
 from trilith.compute.server_requests import FQDN
 from trilith.compute.servers import SERVER, find_server, wish
+from trilith.compute.takeovers import is_off
 from trilith.compute.versions import COMPUTE
-from trilith.image.images import IMAGE
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Choice, Either, Flag, Member, Null, Object, Text
 from trilith.kernel.request import Ctx, Reply
@@ -124,7 +123,10 @@ def evacuate(ctx: Ctx, row: Row, body: Row) -> Reply:
         raise Fault("missing", f"Compute host {host} not found.")
     if host == row["host"]:
         raise Fault("invalid", "The target host can't be the same one.")
-    _require_off(own, row["host"])
+    _require_off(ctx.tx, own, row["host"])
+    if row["move"] is not None and row["move"]["phase"] != "kept":  # it ends by itself: see `without`
+        state = f"it is moving between {row['host']} and {row['peer']}"
+        raise Fault("conflict", f"Cannot 'evacuate' instance {row['id']} while {state}")
     try:
         target = place(ctx.tx, ask_of(ctx.tx, row, row["flavor"], host))
     except Fault as fault:
@@ -134,40 +136,20 @@ def evacuate(ctx: Ctx, row: Row, body: Row) -> Reply:
     claim(ctx.tx, target)
     record(ctx, row, "evacuate")
     password = body.get("adminPass")
-    take_over(ctx.tx, row, target["name"], stopped=ctx.at >= STOPPED_SINCE, admin_password=password)
+    power = "stopped" if ctx.at >= STOPPED_SINCE else None
+    take_over(ctx.tx, row, target["name"], power, admin_password=password)
     migrations.begin(ctx, row, target["name"], "evacuation", "done")
     return Reply({"adminPass": password} if ctx.at < NO_BODY_SINCE else None, 200)
 
 
-def _require_off(host: Row | None, name: str) -> None:
+def _require_off(tx: Tx, host: Row | None, name: str) -> None:
     """Two hosts must never run one machine: it is not enough that one is silent."""
-    if host is None or host["forced_down"]:
+    if host is None or is_off(tx, name):
         return
     if is_up(host):
         raise Fault("invalid", f"Compute service of {name} is still in use.")
     message = f"Host {name} is silent, but it is not known to be off. Switch it off, then force its service down."
     raise Fault("invalid", message)
-
-
-def take_over(tx: Tx, row: Row, target: str, stopped: bool = False, **changes: Any) -> Row:
-    """The server of a host that is off belongs to another one; the caller has made sure that it is off. What it had on
-    local disks is made anew under another epoch: a host that had it before must not boot from what it kept."""
-    if row["move"] is not None:
-        row = undo(tx, row, f"Host {row['host']} is off.")
-    power = "stopped" if stopped else row["power"]
-    if local_keys(row):
-        changes["root_epoch"] = row["root_epoch"] + 1
-        image = tx.one(IMAGE, id=row["image_id"])
-        changes["disks"] = [_from_image(disk, row["image_id"], image) for disk in row["disks"]]
-    changes |= {"seen": None, "failed": False, "fault": None, "power": power, "boot_epoch": row["boot_epoch"] + 1}
-    return settle_on(tx, row, target, snapshots=[], **changes)
-
-
-def _from_image(disk: Row, image_id: str, image: Row | None) -> Row:
-    """A root disk may have been made of a shelved server's image, which is gone since."""
-    if disk["kind"] != "image" or image is None:
-        return disk
-    return disk | {"image_id": image_id, "image_format": format_of(image)}
 
 
 # those under way

@@ -9,28 +9,38 @@ the ports' and the volumes' places, and never before the machine cannot run on t
     returning   it shall go back: it is ended on the host that it came to, and starts from what was kept
     preparing   the target's QEMU gets ready for a running machine (`kind` live-migration)
     moving      the source mirrors disks and sends memory, and stops before the last step
-    switching   the last step was allowed: the machine runs where its memory is, and nowhere else
+    switching   the last step was allowed: the machine is where its source says; what has come to the target stands
+                still until the row says that it landed there
 
+When one of both hosts is known to be off (`takeovers.is_off`), `without` ends or undoes the move.
 An undone move leaves nothing but the record: what the target has, nobody wants any more.
 """
 
 import time
+import uuid
 from datetime import datetime, timedelta
 from typing import Any
 
 from trilith.compute import migrations
 from trilith.compute.aggregates import AGGREGATE, zone_of
 from trilith.compute.instance_actions import finish
+from trilith.compute.server_disks import format_of
 from trilith.compute.servers import SERVER, fault_of, wish
+from trilith.compute.takeovers import is_off
+from trilith.compute.versions import COMPUTE
 from trilith.identity.tokens import keys
+from trilith.image.images import IMAGE
 from trilith.kernel.kinds import now
+from trilith.kernel.notices import tell
 from trilith.kernel.store import Tx
 from trilith.placement.hosts import HOST, is_up
 
 Row = dict[str, Any]
 
 LIVE = ("preparing", "moving", "switching")
+NO_MOVE: Row = {"move": None, "peer": None, "peer_claim": {}, "peer_seen": None}
 PHASE_S = {"copying": 7200, "returning": 600, "preparing": 300, "moving": 7200, "switching": 120}
+LOST_MEMORY = ("paused", "suspended")
 SILENT_S = 60  # a host that is not heard for so long takes no part in a move
 
 
@@ -108,8 +118,12 @@ def _copying(tx: Tx, row: Row, is_owner: bool, seen: Row) -> None:
 def _returning(tx: Tx, row: Row, is_owner: bool, seen: Row) -> None:
     """What was kept runs again once the machine cannot run any more where it went."""
     if is_owner and not seen.get("process") and not seen.get("taps"):
-        row = _change_hosts(tx, row, "kept", claim=row["peer_claim"], boot_epoch=_next_boot(row))
-        tx.update(SERVER, row, move=None, peer=None, peer_claim={}, peer_seen=None)
+        _go_back(tx, row)
+
+
+def _go_back(tx: Tx, row: Row) -> Row:
+    row = _change_hosts(tx, row, "kept", claim=row["peer_claim"], boot_epoch=_next_boot(row))
+    return tx.update(SERVER, row, **NO_MOVE)
 
 
 def _preparing(tx: Tx, row: Row, is_owner: bool, seen: Row) -> None:
@@ -136,30 +150,42 @@ def _moving(tx: Tx, row: Row, is_owner: bool, seen: Row) -> None:
     if out["status"] in ("failed", "cancelled"):
         undo(tx, row, out.get("error") or "QEMU gave the migration up.")
     elif _watch_source(tx, row, seen) and out["status"] == "pre-switchover":
-        _go_on(tx, row, "switching")
+        if all(out.get("mirrors", {}).get(key) for key in local_keys(row)):
+            _go_on(tx, row, "switching")
+        else:
+            undo(tx, row, "A disk was not copied to its end.")
 
 
 def _switching(tx: Tx, row: Row, is_owner: bool, seen: Row) -> None:
-    """From here on the machine may run on the target without anybody having told yet: only what its source says of
-    QEMU's last step, or that neither process is there any more, decides."""
-    source, target = row["seen"] or {}, row["peer_seen"] or {}
+    """Only what the source says of QEMU's last step decides; where its process is gone, what has come does."""
+    source = row["seen"] or {}
     out = _of_this_move(source.get("outgoing"), row["move"]) or {"status": "none"}
-    incoming = _of_this_move(target.get("incoming"), row["move"])
-    arrived = incoming is not None and incoming["arrived"]
-    if is_owner and source.get("process") and out["status"] in ("failed", "cancelled"):
+    if not source.get("process"):
+        _land_without_source(tx, row)
+    elif out["status"] in ("failed", "cancelled"):
         undo(tx, row, out.get("error") or "QEMU gave the migration up.")
-    elif (is_owner and out["status"] == "completed") or arrived:
+    elif out["status"] == "completed":
         _land(tx, row)
-    elif not is_owner and incoming is None and not source.get("process"):
-        _land(tx, row)  # the mirrored disks are there, as new as the source's or newer
 
 
-def _land(tx: Tx, row: Row, **changes: Any) -> None:
+def _land_without_source(tx: Tx, row: Row, wait: bool = True) -> Row:
+    """The machine goes on where its memory has come, or boots there: the mirrored disks are there, as new as the
+    source's. `wait`: while the target may still get what was sent, it is not decided."""
+    incoming = _of_this_move((row["peer_seen"] or {}).get("incoming"), row["move"])
+    if incoming is not None and incoming["arrived"]:
+        return _land(tx, row)
+    if incoming is None or not wait:
+        return _land(tx, row, boot_epoch=_next_boot(row))
+    return row
+
+
+def _land(tx: Tx, row: Row, **changes: Any) -> Row:
     migrations.set_status(tx, row["id"], "completed")
     old = row["host"]
     row = _change_hosts(tx, row, "kept", claim=row["peer_claim"], by_network=True, **changes)
-    row = tx.update(SERVER, row, move=None, peer=None, peer_claim={}, peer_seen=None)
+    row = tx.update(SERVER, row, **NO_MOVE)
     tx.hint(f"host:{old}")
+    return row
 
 
 STEPS = {
@@ -180,8 +206,12 @@ def _go_on(tx: Tx, row: Row, phase: str) -> Row:
 
 def local_keys(row: Row) -> list[str]:
     """The disks that lie on the server's host only."""
-    local = [disk for disk in row["disks"] if disk["kind"] != "volume" and not disk.get("shared")]
-    return ["root" if disk["kind"] == "image" else disk["label"] for disk in local]
+    return ["root" if disk["kind"] == "image" else disk["label"] for disk in row["disks"] if is_local(disk)]
+
+
+def is_local(disk: Row) -> bool:
+    """Whether a disk of the machine's own lies on its host, and not in storage that every host reaches."""
+    return disk["kind"] != "volume" and not disk.get("rbd")
 
 
 def _change_hosts(tx: Tx, row: Row, phase: str, by_network: bool = False, **changes: Any) -> Row:
@@ -244,7 +274,7 @@ def forget_move(tx: Tx, row: Row, status: str) -> Row:
     from trilith.network.ports import PORT, ports_of
 
     move = row["move"]
-    changes: Row = {"move": None, "peer": None, "peer_claim": {}, "peer_seen": None}
+    changes: Row = dict(NO_MOVE)
     if move["phase"] in LIVE:
         for port in ports_of(tx, [row["id"]]):
             tx.update(PORT, port, binding_peer="")
@@ -252,6 +282,7 @@ def forget_move(tx: Tx, row: Row, status: str) -> Row:
         changes |= {"resize": None, "old_flavor": None, "boot_epoch": _next_boot(row)}
         changes |= sized(row, row["old_flavor"], move["root_gib"])
     if move["phase"] != "kept":
+        changes |= {"failed": False, "fault": None}  # nobody has to tell any more how it ended
         migrations.set_status(tx, row["id"], status)
     return wish(tx, row, **changes)
 
@@ -278,33 +309,25 @@ def root_gib(row: Row) -> int | None:
 
 
 def sweep_moves(tx: Tx) -> None:
-    """Undoes the moves that are overdue, or that have lost a host."""
+    """Ends the moves that are overdue, or that have lost a host."""
     moment = now()
     for row in tx.rows(SERVER, SERVER.c.peer.is_not(None), deleted_at=None):
         phase = row["move"]["phase"]
         if phase == "kept":
+            continue
+        off = next((host for host in (row["host"], row["peer"]) if is_off(tx, host)), None)
+        if off is not None:
+            without(tx, row, off)
             continue
         late = row["move"]["until"] < moment
         gone = next((host for host in (row["host"], row["peer"]) if _silent(tx, host)), None)
         if phase in ("copying", "preparing", "moving") and (late or gone is not None):
             undo(tx, row, f"Host {gone} is down." if gone else f"{phase} did not end within {PHASE_S[phase]} s.")
         elif phase == "switching" and late:
-            _decide(tx, row)
-        elif phase == "returning" and _fenced(tx, row["host"]):
-            _returning(tx, row, True, {})
+            both = f"{row['host']} and {row['peer']}"
+            _wait_in_error(tx, row, f"It is not known on which of {both} the machine is: neither host tells.")
         elif phase == "returning" and late:
             _wait_in_error(tx, row, f"Host {row['host']} does not tell that the machine has ended there.")
-
-
-def _decide(tx: Tx, row: Row) -> None:
-    """Nobody told how the last step ended: a host that is known to be off did not run it."""
-    if _fenced(tx, row["peer"]):
-        undo(tx, row, f"Host {row['peer']} went down.")
-    elif _fenced(tx, row["host"]):
-        _land(tx, row, boot_epoch=row["boot_epoch"] + 1)  # not all of its memory may have come: its disks have
-    else:
-        both = f"{row['host']} and {row['peer']}"
-        _wait_in_error(tx, row, f"It is not known on which of {both} the machine is: neither host tells.")
 
 
 def _wait_in_error(tx: Tx, row: Row, why: str) -> None:
@@ -314,11 +337,75 @@ def _wait_in_error(tx: Tx, row: Row, why: str) -> None:
         tx.update(SERVER, row, failed=True, fault=fault_of(why))
 
 
-def _fenced(tx: Tx, name: str) -> bool:
-    host = tx.one(HOST, name=name)
-    return host is None or bool(host["forced_down"])
-
-
 def _silent(tx: Tx, name: str) -> bool:
     host = tx.one(HOST, name=name)
     return host is None or (not is_up(host) and time.time() - (host["seen_at_s"] or 0.0) > SILENT_S)
+
+
+# hosts that are off
+
+
+def without(tx: Tx, row: Row, off: str) -> Row:
+    """What becomes of a move when one of its hosts is known to run nothing any more. The row is left as it is where
+    nothing has to be decided (``kept``), where the other host goes on by itself, or has to tell first."""
+    phase, of_owner = row["move"]["phase"], off == row["host"]
+    both = is_off(tx, row["peer"] if of_owner else row["host"])
+    if phase == "kept":
+        return row
+    if phase == "returning":
+        if not local_keys(row) and off == row["peer"]:
+            return return_in_place(tx, row)
+        return _go_back(tx, row) if of_owner else row
+    if phase == "switching" and of_owner and not both:
+        return _land_without_source(tx, row, wait=row["move"]["until"] >= now())
+    return undo(tx, row, f"Host {off} is off.")
+
+
+def return_in_place(tx: Tx, row: Row) -> Row:
+    """The server shall go back to a host that is off, and nothing of it lies there: it becomes what it was here."""
+    claims = (row["claim"], row["peer_claim"])
+    changes: Row = {**NO_MOVE, "failed": False, "fault": None, "boot_epoch": _next_boot(row)}
+    return wish(tx, row, claim=_larger(*claims), **changes)
+
+
+def _larger(claim: Row, other: Row) -> Row:
+    return {name: max(claim.get(name, 0), other.get(name, 0)) for name in {*claim, *other}}
+
+
+def take_over(tx: Tx, row: Row, target: str, power: str | None = None, **changes: Any) -> Row:
+    """The server of a host that is known to be off, and that does not move (but disks may be ``kept`` elsewhere),
+    belongs to another one, which is claimed. What it had on local disks
+    is made anew under another epoch: a host that had it before must not boot from what it kept. What lay in memory
+    alone is gone: a machine that stood still is stopped. Its volumes get new keys: the old ones open nothing more."""
+    source = row["host"]
+    if row["move"] is not None:  # what was kept on the other host goes
+        changes |= {**NO_MOVE, "claim": _larger(row["claim"], row["peer_claim"])}
+    tell(
+        tx, COMPUTE, "compute.instance.rebuild.scheduled", {"instance_id": row["id"], "host": target, "source": source}
+    )
+    if local_keys(row):
+        changes |= {"root_epoch": row["root_epoch"] + 1, "snapshots": []}
+    image = tx.one(IMAGE, id=row["image_id"]) if row["image_id"] else None
+    disks = []
+    for disk in row["disks"]:
+        if disk["kind"] == "image" and is_local(disk) and image is not None:  # a shelved server's image is gone since
+            disk = disk | {"image_id": row["image_id"], "image_format": format_of(image)}
+        disks.append(_reattached(tx, row, disk, target))
+    changes |= {"seen": None, "failed": False, "fault": None, "boot_epoch": row["boot_epoch"] + 1, "disks": disks}
+    changes["power"] = power or ("stopped" if row["power"] in LOST_MEMORY else row["power"])
+    return settle_on(tx, row, target, **changes)
+
+
+def _reattached(tx: Tx, row: Row, disk: Row, host: str) -> Row:
+    from trilith.volume.attachments import ATTACHMENT, attach, detached
+    from trilith.volume.volumes import VOLUME
+
+    if disk["kind"] != "volume":
+        return disk
+    volume, old = tx.one(VOLUME, id=disk["volume_id"]), tx.one(ATTACHMENT, id=disk["attachment_id"])
+    if volume is None or old is None:
+        return disk
+    detached(tx, volume["id"], row["id"])
+    place: Row = {"server_id": row["id"], "host": host, "device": old["device"], "mode": old["mode"]}
+    new = attach(tx, lambda: str(uuid.uuid4()), tx.get(VOLUME, volume["id"]), **place, made_for=True)
+    return disk | {"attachment_id": new["id"], "attached": False}

@@ -54,8 +54,8 @@ def plan(want: Doc, seen: Doc | None) -> list[Act]:
     target, seen = machine(want), ABSENT | (seen or {})
     if want.get("move") is not None:
         return move_plan.plan(want, target, seen, _shut_down(seen, [Act("end")]), _volumes_ready(target))
-    left = _after_move(seen)
-    if left:
+    left = _after_move(want, seen)
+    if left is not None:
         return left
     acts = _steer(want, target, seen)
     if acts is not None:
@@ -67,11 +67,18 @@ def plan(want: Doc, seen: Doc | None) -> list[Act]:
     return snapshots
 
 
-def _after_move(seen: Doc) -> list[Act]:
-    """What a move that is over, done or undone, has left here."""
+def _after_move(want: Doc, seen: Doc) -> list[Act] | None:
+    """What a move that is over, done or undone, has left here; None: nothing. What has come from the other host stood
+    still until now, and goes on before anything is tidied."""
     acts = [Act("end_export")] if seen["export"] else []
     acts += [Act("stop_sending")] if seen["outgoing"] else []
-    return acts + ([Act("settle")] if seen["incoming"] else [])
+    incoming = seen["incoming"]
+    if not incoming:
+        return acts or None
+    if not incoming["arrived"] and want["power"] != "stopped" and not _boot_is_due(want, seen):
+        return acts  # the last of it is on its way
+    goes_on = seen["power"] == "incoming" and want["power"] == "running" and not _boot_is_due(want, seen)
+    return [*([Act("cont")] if goes_on else []), *acts, Act("settle")]
 
 
 def shut_down_by_guest(want: Doc, seen: Doc) -> bool:

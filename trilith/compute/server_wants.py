@@ -128,7 +128,6 @@ def _disk(row: Row, disk: Row, volumes: dict[str, Row], host: str) -> Row:
         "label",
         "size_mib",
         "tag",
-        "shared",
     )
     document = {name: disk[name] for name in names if name in disk}
     if disk["kind"] == "volume":

@@ -13,7 +13,7 @@ from trilith.compute.versions import COMPUTE
 from trilith.kernel.declare import Noun, flag, ident, json, text, whole
 from trilith.kernel.notices import tell
 from trilith.kernel.store import Tx
-from trilith.placement.hosts import HOST
+from trilith.placement.hosts import HOST, LEASE_S, lapsed_s
 
 Row = dict[str, Any]
 OVER = ("returned", "false-alarm")
@@ -73,6 +73,18 @@ def reserve_hosts(tx: Tx) -> int:
 def under_way(tx: Tx) -> dict[str, Row]:
     """By host, what has not ended."""
     return {row["host"]: row for row in tx.rows(TAKEOVER, ended=False)}
+
+
+def is_off(tx: Tx, name: str) -> bool:
+    """Whether the host is known to run nothing: it is no part of the cloud, a client of the API said so
+    (``forced_down``), or it was fenced and not heard since. One that is only barred may run everything still."""
+    host = tx.one(HOST, name=name)
+    if host is None or not host["forced_down"]:
+        return host is None
+    row = tx.one(TAKEOVER, host=name, ended=False)
+    if row is None or not row["forced"]:
+        return True
+    return row["state"] == "fenced" or (row["state"] == "taken-over" and lapsed_s(host, tx.now_s()) > LEASE_S)
 
 
 def forget(tx: Tx, host: str) -> None:

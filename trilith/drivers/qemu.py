@@ -80,6 +80,7 @@ CHANGES = {
 }
 MIRROR = "mirror-"  # a job of a move, with the disk's key
 MIRRORS_S = 20.0
+SENDS_WITH = ("pause-before-switchover", "auto-converge", "return-path")  # the last: completed is what has arrived
 SENDING = ("setup", "active", "pre-switchover", "device")
 BANDWIDTH_BYTES = 4 << 30  # a second: what the network gives
 DOWNTIME_MS = 300
@@ -369,6 +370,8 @@ class Qemu:
         with self._lock(server_id):
             live = self._require(server_id)
             spec = self._read(server_id)
+            if spec.get("incoming") and self._status(server_id) == "inmigrate":
+                raise Unavailable("The machine's memory has not come yet.")
             if spec["power"] != "running" or spec["watchdog_noted"]:
                 # from here on its disks change: the saved memory must never be used again
                 self._write(server_id, {**spec, "power": "running", "watchdog_noted": False})
@@ -641,7 +644,8 @@ class Qemu:
             self._terminate(server_id)
             for disk in local:
                 self._make_empty(home / _own_file(disk, machine["root_epoch"]), layout["disks"][disk]["size_bytes"])
-            self.define(server_id, machine, _no_image)
+            there = [{**disk, "made": True} for disk in machine["disks"]]  # what is in Ceph is
+            self.define(server_id, {**machine, "disks": there}, _no_image)
             spec = self._read(server_id)
             for record in spec["disks"]:
                 record["port"] = layout["disks"][record["key"]]["port"]
@@ -653,7 +657,7 @@ class Qemu:
             self._saved(server_id).unlink(missing_ok=True)
 
     def receive(self, server_id: str, taps: dict[str, str], move_id: str, secret: str, local: list[str]) -> None:
-        """Start it. It runs when all of the other's memory has come, and nothing here can make it run before."""
+        """Start it. When all of the other's memory has come it stands still (``incoming``) until `cont`."""
         with self._lock(server_id):
             if self._receives(server_id, move_id):
                 return
@@ -684,7 +688,7 @@ class Qemu:
             export = {"type": "nbd", "id": f"move-{number}", "node-name": command.node(disk), "name": disk}
             self._execute(live, "block-export-add", {**export, "writable": True})
         place["port"] = disk_export.free_port(self.address, self.netns, (place["disks_port"],))
-        self._set_migration(live, "move", **{"events": True})
+        self._set_migration(live, "move", **{"events": True, "return-path": True})
         self._execute(live, "migrate-incoming", {"uri": _uri(place)})
         live.dirty = True
         return place
@@ -734,8 +738,7 @@ class Qemu:
         with self._lock(server_id):
             live, spec = self._require(server_id), self._read(server_id)
             if self._execute(live, "query-migrate").get("status") not in SENDING:
-                capabilities = {"pause-before-switchover": True, "events": True, "auto-converge": True}
-                self._set_migration(live, "move", **capabilities)
+                self._set_migration(live, "move", **dict.fromkeys(SENDS_WITH, True), events=True)
                 self._execute(live, "migrate", {"uri": _uri(to)})
             spec["outgoing"]["sent"] = True
             self._write(server_id, spec)
@@ -822,7 +825,7 @@ class Qemu:
 
     def _forget_key(self, live: Live) -> None:
         """Also what was set for the move: saving a machine to a file must not wait before its last step."""
-        self._set_migration(live, "", **{"pause-before-switchover": False, "auto-converge": False})
+        self._set_migration(live, "", **dict.fromkeys(SENDS_WITH, False))
         if self._has_object(live, "move"):
             self._execute(live, "object-del", {"id": "move"})
 
@@ -910,7 +913,7 @@ class Qemu:
         return record
 
     def _add_in_ceph(self, home: Path, record: Doc, disk: Doc) -> None:
-        """A volume is there; a disk of the machine's own is made when it is not."""
+        """A volume is there; a disk of the machine's own is made when it is not, but where it has to be (``made``)."""
         if self.ceph is None:
             raise Unavailable("This host knows no Ceph: its cluster file names none.")
         rbd, access = disk["rbd"], self.ceph.access
@@ -918,9 +921,9 @@ class Qemu:
         record.update(format="raw", rbd={"pool": rbd["pool"], "image": rbd["image"], **place})
         if disk["kind"] == "volume":
             record.update(volume_id=disk["volume_id"], size_gib=disk["size_gib"])
-        elif disk["kind"] == "image":
+        elif disk["kind"] == "image" and not disk.get("made"):
             self._make_clone(rbd, disk)
-        else:
+        elif not disk.get("made"):
             self._make_blank_in_ceph(home, rbd, disk)
         key, part = home / command.CEPH_KEY, home / f"{command.CEPH_KEY}.part"
         part.unlink(missing_ok=True)
@@ -1054,7 +1057,7 @@ class Qemu:
                 words += ["-incoming", f"fd:{incoming_fd}"]
                 passed.append(incoming_fd)
             elif incoming is not None:
-                words += ["-incoming", incoming]
+                words += ["-incoming", incoming, "-S"]
             child = pidfiles.start(words, home / "qemu.log", passed)
         with self._guard:
             self._children = [old for old in self._children if old.poll() is None] + [child]
@@ -1192,7 +1195,8 @@ class Qemu:
         if _by_watchdog(live) and spec["watchdog_action"] == "poweroff":
             return "stopped"
         if pid is not None:
-            return POWER.get(live.status, "paused") if live is not None else "running"
+            power = POWER.get(live.status, "paused") if live is not None else "running"
+            return "incoming" if power == "paused" and spec.get("incoming") else power
         if spec["power"] == "suspended" and self._saved(server_id).exists():
             return "suspended"
         return "stopped" if spec["power"] == "stopped" else "crashed"

@@ -45,6 +45,7 @@ class FakeQemu:
         self.directory = (state_dir / "machines").absolute()
         self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         self.on_change = on_change
+        self.fails_at_last: Callable[[], bool] = lambda: False  # a migration, when all has come to the other host
         self._lock = threading.RLock()
 
     def close(self) -> None:
@@ -150,7 +151,11 @@ class FakeQemu:
                 self._change(server_id, power="running", process=True)
 
     def cont(self, server_id: str) -> None:
-        self._running(server_id, power="running")
+        with self._lock:
+            world = self._read(server_id)
+            if world["power"] == "incoming" and not (world.get("incoming") or {}).get("arrived"):
+                raise Unavailable("The machine's memory has not come yet.")
+            self._running(server_id, power="running")
 
     def pause(self, server_id: str) -> None:
         self._running(server_id, power="paused")
@@ -292,7 +297,9 @@ class FakeQemu:
 
     def settle(self, server_id: str) -> None:
         with self._lock:
-            self._change(server_id, incoming=None, fetched=None)
+            world = self._read(server_id)
+            arrived = world["power"] == "incoming" and (world.get("incoming") or {}).get("arrived")
+            self._change(server_id, incoming=None, fetched=None, power="paused" if arrived else world["power"])
 
     def mirror(self, server_id: str, move_id: str, secret: str, to: Doc, keys: list[str]) -> None:
         self._running(server_id, outgoing={"move": move_id, "status": "none", "mirrors": dict.fromkeys(keys, True)})
@@ -314,10 +321,12 @@ class FakeQemu:
             if not (other["process"] and (other.get("incoming") or {}).get("move") == move_id):
                 self._change(server_id, outgoing={**out, "status": "failed"}, power=out["was"])
                 raise Unavailable("The other host does not take the machine.")
-            # one moment: nobody sees the machine on both hosts, or running here again
-            self._change(server_id, outgoing={**out, "status": "completed"}, power="moved")
-            came = {"power": out["was"], "incoming": {**other["incoming"], "arrived": True}}
-            self._write(server_id, {**other, **came, "content": world.get("content", "")}, there)
+            came = {"incoming": {**other["incoming"], "arrived": True}, "content": world.get("content", "")}
+            self._write(server_id, {**other, **came}, there)
+            if self.fails_at_last():
+                self._change(server_id, outgoing={**out, "status": "failed"}, power=out["was"])
+            else:
+                self._change(server_id, outgoing={**out, "status": "completed"}, power="moved")
 
     def stop_sending(self, server_id: str) -> None:
         with self._lock:

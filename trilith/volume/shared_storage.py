@@ -151,6 +151,23 @@ def disk_wants(tx: Tx) -> dict[str, set[str]]:
     return found
 
 
+def disks_of_host(tx: Tx, host: str) -> set[tuple[str, str]]:
+    """Pool and image of everything in Ceph that machines of that host may have open, also those that move."""
+    from trilith.compute.servers import SERVER
+    from trilith.volume.volumes import VOLUME
+
+    found, volumes = set(), set()
+    for row in tx.rows(SERVER, sa.or_(SERVER.c.host == host, SERVER.c.peer == host), deleted_at=None):
+        for disk in row["disks"]:
+            if disk["kind"] == "volume":
+                volumes.add(disk["volume_id"])
+            elif disk.get("rbd"):
+                document = own_disk(row, disk)["rbd"]
+                found.add((document["pool"], document["image"]))
+    rows = tx.rows(VOLUME, VOLUME.c.pool.is_not(None), id=volumes) if volumes else []
+    return found | {(row["pool"], row["id"]) for row in rows}
+
+
 def was_deleted(tx: Tx, server_id: str) -> bool:
     """Whether there was a server of that id: one that no row knows is of another database."""
     from trilith.compute.servers import SERVER
