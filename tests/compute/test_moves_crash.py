@@ -23,6 +23,8 @@ Doc = dict[str, Any]
 HOSTS = ("c1", "c2")
 LIVE = {"host": None, "block_migration": "auto"}
 CHAOS_STEPS = 80
+FEW, ALL = range(2), pytest.param(range(2, 20), marks=pytest.mark.long, id="all")
+seeds_of_dice = pytest.mark.parametrize("seeds", [pytest.param(FEW, id="few"), ALL])
 
 
 class Agent:
@@ -79,6 +81,7 @@ class Agent:
     def kill_machine(self) -> None:
         if self.key in self.machines.known():
             self.machines._driver.kill(self.key)
+            self.machines._driver._change(self.key, crashes=[])  # no pauses here: this world's time is real
 
 
 class World:
@@ -146,20 +149,22 @@ def cloud(cloud: Cloud, tmp_path: Path) -> Cloud:
     return cloud
 
 
+@seeds_of_dice
 @pytest.mark.parametrize("harm", [0.0, 0.15, 0.4])
-def test_a_live_migration(cloud: Cloud, harm: float) -> None:
+def test_a_live_migration(cloud: Cloud, harm: float, seeds: range) -> None:
     phases = set()
-    for seed in range(12):
+    for seed in seeds:
         world = World(cloud, seed, harm)
         cloud.act(world.key, "os-migrateLive", LIVE, ADMIN, at="2.30")
         world.steps(CHAOS_STEPS, harm)
         phases.add((row(cloud, world.key)["move"] or {"phase": "over"})["phase"])
         end_of(world, ())
-    assert harm or "over" in phases  # it gets there in such a world, too
+    assert harm or len(seeds) < 10 or "over" in phases  # it gets there in such a world, too
 
 
-def test_a_live_migration_that_is_cancelled(cloud: Cloud) -> None:
-    for seed in range(20):
+@seeds_of_dice
+def test_a_live_migration_that_is_cancelled(cloud: Cloud, seeds: range) -> None:
+    for seed in seeds:
         world = World(cloud, seed)
         cloud.act(world.key, "os-migrateLive", LIVE, ADMIN, at="2.30")
         world.steps(20 + 4 * seed, 0.05)
@@ -169,10 +174,11 @@ def test_a_live_migration_that_is_cancelled(cloud: Cloud) -> None:
         end_of(world, ())
 
 
+@seeds_of_dice
 @pytest.mark.parametrize("verb", ["confirmResize", "revertResize"])
 @pytest.mark.parametrize("harm", [0.0, 0.3])
-def test_a_cold_migration(cloud: Cloud, verb: str, harm: float) -> None:
-    for seed in range(10):
+def test_a_cold_migration(cloud: Cloud, verb: str, harm: float, seeds: range) -> None:
+    for seed in seeds:
         world = World(cloud, seed, harm)
         cloud.act(world.key, "migrate", who=ADMIN)
         world.steps(CHAOS_STEPS, harm)
@@ -183,9 +189,10 @@ def test_a_cold_migration(cloud: Cloud, verb: str, harm: float) -> None:
         end_of(world, (verb,))
 
 
+@seeds_of_dice
 @pytest.mark.parametrize("verb", ["migrate", "os-migrateLive"])
-def test_deleted_in_between(cloud: Cloud, verb: str) -> None:
-    for seed in range(15):
+def test_deleted_in_between(cloud: Cloud, verb: str, seeds: range) -> None:
+    for seed in seeds:
         world = World(cloud, seed)
         cloud.act(world.key, verb, LIVE if verb == "os-migrateLive" else None, ADMIN, at="2.30")
         world.steps(6 * seed, 0.05)
