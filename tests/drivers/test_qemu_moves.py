@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.drivers.test_qemu import SERVER, Bench, booted, machine, make_bench, seen, started, until
+from trilith.drivers.ceph import Access
+from trilith.drivers.ceph_fake import FakeCeph
 from trilith.drivers.qemu import Qemu
 from trilith.kernel.errors import Unavailable
 
@@ -124,3 +127,25 @@ def test_disks_of_a_stopped_machine(hosts: tuple[Bench, Bench], drivers: tuple[Q
     booted(target)
     target.settle(SERVER)
     assert seen(target)["fetched"] is None
+
+
+def test_disks_in_ceph_are_there_for_who_receives() -> None:
+    """They are open on the other host: nothing is made, nor grown."""
+    ceph = FakeCeph(Access(("127.0.0.1",), "fake", Path("/dev/null")))
+    disk = {
+        "key": "root",
+        "device": "vda",
+        "boot_index": 0,
+        "kind": "image",
+        "image_id": "img",
+        "image_format": "qcow2",
+    }
+    disk |= {"rbd": {"pool": "machines", "image": "m_root-0", "parent": ["images", "img", "whole"]}, "shared": True}
+    layout = {"accel": "tcg", "checksum_offload": False, "disks": {"root": {"port": 0, "size_bytes": 1}}, "nics": {}}
+    with make_bench(True) as host:
+        driver = Qemu(host.directory, ceph=ceph)
+        there = machine(disks=[disk | {"size_gib": 1}])
+        driver.make_receiver(SERVER, there, MOVE, layout, [], boot_epoch=1, soft_reboot_epoch=0)
+        assert ceph.images("machines") == {}
+        assert seen(driver)["disk_keys"] == ["root"]
+        driver.close()
