@@ -106,7 +106,7 @@ class SimulatedHost:
             raise Problem(f"{self.name} is off. To switch it on: trilith rehearse power-on {self.name}")
         # With the host's own capabilities: root who merely enters could set the clock of this machine.
         enter = ["setpriv", f"--bounding-set={_not_allowed(pid)}", "nsenter", f"--target={pid}", "--all"]
-        enter += ["--root", "--wd", "--", *argv]
+        enter = [*self._beside_its_own(), *enter, "--root", "--wd", "--", *argv]
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
         try:
             done = subprocess.run(
@@ -117,6 +117,12 @@ class SimulatedHost:
         if done.returncode != 0:
             raise Problem(f"{self.name}: {' '.join(argv)}: {(done.stderr or done.stdout).strip()}")
         return done.stdout
+
+    def _beside_its_own(self) -> list[str]:
+        """Words before a command: it gets processor time as the hosts' own processes do, not what they leave."""
+        shared = next((group for group in _groups(self._group) if group.parent.name in SHARED), None)
+        enter = 'echo $$ > "$0" && exec "$@"'
+        return [] if shared is None else ["sh", "-c", enter, str(shared / "cgroup.procs")]
 
     # --- power
 
