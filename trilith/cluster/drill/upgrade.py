@@ -3,6 +3,7 @@
 As a program: ``python -m trilith.cluster.drill.upgrade STATE`` deploys the version that it is part of.
 """
 
+import shutil
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ def next_version(directory: Path) -> Path:
     """A version after this one, below `directory`. Each time it has another column."""
     column = f"drill_{int(time.time())}"
     copy_source(directory)
+    shutil.copyfile(bundle(cache_directory() / "bundles").lock, directory / "requirements.lock")
     revisions = directory / "trilith/cluster/schema/revisions"
     for old in revisions.glob("r9999_*.py"):
         old.unlink()
