@@ -120,7 +120,7 @@ class SimulatedHost:
 
     def _beside_its_own(self) -> list[str]:
         """Words before a command: it gets processor time as the hosts' own processes do, not what they leave."""
-        shared = next((group for group in _groups(self._group) if group.parent.name in SHARED), None)
+        shared = next(filter(_is_shared, _groups(self._group)), None)
         enter = 'echo $$ > "$0" && exec "$@"'
         return [] if shared is None else ["sh", "-c", enter, str(shared / "cgroup.procs")]
 
@@ -255,7 +255,7 @@ class SimulatedHost:
     # --- inside
 
     def _cpu_weight(self, group: Path) -> int:
-        if group.parent.name in SHARED:
+        if _is_shared(group):
             return SHARED_CPU_WEIGHT
         return CPU_WEIGHT if {"control", "network"} & {*self._host.roles} else CPU_WEIGHT_OF_MACHINES
 
@@ -351,7 +351,7 @@ class SimulatedHost:
             }
             rehearsal_boot.unplug(document)
         for group in _groups(self._group):
-            if group.parent.name not in SHARED:
+            if not _is_shared(group):
                 _remove_group(group)
         machine = _machine_name(self._fabric.cluster.name, self.name)
         with contextlib.suppress(OSError):
@@ -360,9 +360,8 @@ class SimulatedHost:
 
 def remove_shared_groups(prefix: str) -> None:
     """When no host of the cluster is left."""
-    for group in _groups(prefix):
-        if group.parent.name in SHARED:
-            _remove_group(group)
+    for group in filter(_is_shared, _groups(prefix)):
+        _remove_group(group)
 
 
 def leftovers(prefix: str) -> set[str]:
@@ -391,6 +390,11 @@ def _groups(name: str) -> list[Path]:
 
 def _group_in(hierarchy: Path, name: str) -> str:
     return name.partition("@")[0] if hierarchy.name in SHARED else name
+
+
+def _is_shared(group: Path) -> bool:
+    """Whether all hosts of a cluster are in it."""
+    return group.parent.name in SHARED
 
 
 def _pids_below(group: Path) -> list[int]:
