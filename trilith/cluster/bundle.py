@@ -144,13 +144,12 @@ def _install_wheels(lock: Path, folder: Path, say: Callable[[str], None]) -> Non
 
 
 def copy_source(folder: Path) -> None:
-    """What a bundle is made from, into ``folder/trilith`` and beside it."""
+    """The program's own files, into ``folder/trilith``."""
     for path in _sources():
         target = folder / "trilith" / path.relative_to(SOURCE)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
         target.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
-    shutil.copyfile(_lock(), folder / "requirements.lock")
 
 
 def _copy_program(wheels: str, folder: Path) -> None:

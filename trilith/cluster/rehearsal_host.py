@@ -106,7 +106,7 @@ class SimulatedHost:
             raise Problem(f"{self.name} is off. To switch it on: trilith rehearse power-on {self.name}")
         # With the host's own capabilities: root who merely enters could set the clock of this machine.
         enter = ["setpriv", f"--bounding-set={_not_allowed(pid)}", "nsenter", f"--target={pid}", "--all"]
-        enter += ["--root", "--wd", "--", *argv]
+        enter = [*self._beside_its_own(), *enter, "--root", "--wd", "--", *argv]
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
         try:
             done = subprocess.run(
@@ -117,6 +117,12 @@ class SimulatedHost:
         if done.returncode != 0:
             raise Problem(f"{self.name}: {' '.join(argv)}: {(done.stderr or done.stdout).strip()}")
         return done.stdout
+
+    def _beside_its_own(self) -> list[str]:
+        """Words before a command: it gets processor time as the hosts' own processes do, not what they leave."""
+        shared = next(filter(_is_shared, _groups(self._group)), None)
+        enter = 'echo $$ > "$0" && exec "$@"'
+        return [] if shared is None else ["sh", "-c", enter, str(shared / "cgroup.procs")]
 
     # --- power
 
@@ -249,7 +255,7 @@ class SimulatedHost:
     # --- inside
 
     def _cpu_weight(self, group: Path) -> int:
-        if group.parent.name in SHARED:
+        if _is_shared(group):
             return SHARED_CPU_WEIGHT
         return CPU_WEIGHT if {"control", "network"} & {*self._host.roles} else CPU_WEIGHT_OF_MACHINES
 
@@ -345,7 +351,7 @@ class SimulatedHost:
             }
             rehearsal_boot.unplug(document)
         for group in _groups(self._group):
-            if group.parent.name not in SHARED:
+            if not _is_shared(group):
                 _remove_group(group)
         machine = _machine_name(self._fabric.cluster.name, self.name)
         with contextlib.suppress(OSError):
@@ -354,9 +360,8 @@ class SimulatedHost:
 
 def remove_shared_groups(prefix: str) -> None:
     """When no host of the cluster is left."""
-    for group in _groups(prefix):
-        if group.parent.name in SHARED:
-            _remove_group(group)
+    for group in filter(_is_shared, _groups(prefix)):
+        _remove_group(group)
 
 
 def leftovers(prefix: str) -> set[str]:
@@ -385,6 +390,11 @@ def _groups(name: str) -> list[Path]:
 
 def _group_in(hierarchy: Path, name: str) -> str:
     return name.partition("@")[0] if hierarchy.name in SHARED else name
+
+
+def _is_shared(group: Path) -> bool:
+    """Whether all hosts of a cluster are in it."""
+    return group.parent.name in SHARED
 
 
 def _pids_below(group: Path) -> list[int]:

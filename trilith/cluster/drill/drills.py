@@ -289,7 +289,7 @@ DRILLS: dict[str, Drill] = {
             "nastiest",
             "VIP, SQL writer and bus leader at once",
             power_cut,
-            Bar(outage_s=5.0),
+            Bar(outage_s=5.0, healed_s=300.0),  # a host boots while 50 machines boot, on the same processors
             heal=restore,
             lasts_s=20.0,
             before=gather,

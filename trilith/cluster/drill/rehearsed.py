@@ -200,8 +200,15 @@ class Rehearsed:
         self._run(writer, ["sh", "-c", 'rabbitmqctl --timeout 20 eval "$0" || true', TRANSFER])
 
     def roll(self, version: Path) -> None:
-        """Deploys another version of the program, host by host."""
-        upgrade.roll(self._rehearsal.state, version)
+        """Deploys another version of the program, host by host. `Problem` where a host does not run it then."""
+        before = set(self._all(self.hosts, self._program))
+        wanted = upgrade.roll(self._rehearsal.state, version)
+        after = dict(zip(self.hosts, self._all(self.hosts, self._program), strict=True))
+        if wanted in before or set(after.values()) != {wanted}:
+            raise Problem(f"Hosts ran {before} and run {after}, after {wanted} was deployed.")
+
+    def _program(self, name: str) -> str:
+        return str(json.loads(self._run(name, ["cat", f"{STATE}/run/keeper.json"]))["program"])
 
     @property
     def scratch(self) -> Path:

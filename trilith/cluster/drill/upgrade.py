@@ -3,14 +3,15 @@
 As a program: ``python -m trilith.cluster.drill.upgrade STATE`` deploys the version that it is part of.
 """
 
-import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import trilith
-from trilith.cluster.bundle import copy_source
+from trilith.cluster.bundle import bundle, copy_source
+from trilith.cluster.deploy import cache_directory
 from trilith.cluster.rehearse import Rehearsal, deploy_to
 from trilith.cluster.state import Problem
 
@@ -36,6 +37,7 @@ def next_version(directory: Path) -> Path:
     """A version after this one, below `directory`. Each time it has another column."""
     column = f"drill_{int(time.time())}"
     copy_source(directory)
+    shutil.copyfile(bundle(cache_directory() / "bundles").lock, directory / "requirements.lock")
     revisions = directory / "trilith/cluster/schema/revisions"
     for old in revisions.glob("r9999_*.py"):
         old.unlink()
@@ -47,20 +49,21 @@ def this_version() -> Path:
     return Path(trilith.__file__).resolve().parent.parent
 
 
-def roll(state: Path, version: Path) -> None:
-    """Deploys the program in `version` to the rehearsal. `Problem` where that stops."""
-    environment = os.environ | {"PYTHONPATH": str(version)}
+def roll(state: Path, version: Path) -> str:
+    """Deploys the program in `version` to the rehearsal; which one that is. `Problem` where it stops."""
     argv = [sys.executable, "-m", "trilith.cluster.drill.upgrade", str(state)]
     try:
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=ROLL_S, check=False)
+        done = subprocess.run(argv, cwd=version, capture_output=True, text=True, timeout=ROLL_S, check=False)
     except subprocess.TimeoutExpired:
         raise Problem(f"Deploying {version} to {state} does not end within {ROLL_S:.0f} s.") from None
     if done.returncode:
         raise Problem(f"Deploying {version} to {state}: {(done.stderr or done.stdout).strip()[-500:]}")
+    return done.stdout.split()[-1]
 
 
 if __name__ == "__main__":
     try:
         deploy_to(Rehearsal(Path(sys.argv[1])), print)
+        print(bundle(cache_directory() / "bundles").program)
     except Problem as problem:
         sys.exit(str(problem))

@@ -11,7 +11,7 @@ from typing import Any
 from trilith.kernel.reconcile import Act
 
 Doc = dict[str, Any]
-REJOIN_S = 60.0  # that a node may take to come up while others run
+REJOIN_S = 180.0  # that a node may take to come up while others run; between machines that boot it takes over a minute
 REBUILD_S = 90.0  # that nodes may wait for each other while none runs
 
 
