@@ -40,7 +40,10 @@ def acts(me: str, node: Node, **peers: Node | None) -> list[str]:
         ("c2", replace(DOWN, stuck_s=REBUILD_S + 1), {"c1": DOWN, "c3": None}, []),  # c1 does it
         ("c2", replace(DOWN, stuck_s=REBUILD_S + 1), {"c1": None, "c3": DOWN}, ["wipe", "found"]),
         ("c1", replace(DOWN, stuck_s=REBUILD_S + 1), {"c2": None, "c3": None}, []),  # a minority does nothing
-        ("c2", WELL, {"c1": replace(WELL, incarnation=9), "c3": WELL}, ["wipe"]),  # rebuilt without us
+        ("c2", WELL, {"c1": replace(WELL, incarnation=9, members=("c1",)), "c3": WELL}, ["wipe"]),  # rebuilt without us
+        ("c2", WELL, {"c1": replace(WELL, incarnation=9, members=()), "c3": WELL}, []),  # not told yet
+        ("c2", WELL, {"c1": replace(DOWN, incarnation=9), "c3": WELL}, []),  # it serves until there is a newer one
+        ("c2", WELL, {"c1": replace(WELL, incarnation=9), "c3": WELL}, ["adopt"]),  # the founder joined us
         ("c2", DOWN, {"c1": replace(DOWN, incarnation=9), "c3": None}, ["wipe"]),
         ("c1", replace(FRESH, has_data=True), {"c2": FRESH, "c3": FRESH}, ["wipe"]),  # somebody else's data
         ("c2", replace(WELL, members=("c2",)), {"c1": replace(WELL, members=("c1", "c3")), "c3": None}, ["wipe"]),
@@ -96,6 +99,8 @@ class World:
             elif act.do == "join":
                 self.clusters[act.args["incarnation"]].add(me)
                 self.nodes[me] = Node(True, act.args["incarnation"], act.args["founder"], True)
+            elif act.do == "adopt":
+                self.nodes[me] = replace(node, **act.args)
             elif act.do == "forget":
                 self.clusters[node.incarnation].discard(act.args["node"])
             else:

@@ -40,7 +40,7 @@ MARK = f"{HOME}/trilith-incarnation"
 CTL_S = 60.0
 ASK_MEMBERS_S = 300.0  # each question starts an Erlang machine
 ASK_AGAIN_S = 20.0
-NICENESS = 3
+NICENESS = 5
 SETTLED_S = 4.0  # after a change: several often come together
 MEMORY_MB, DISK_FREE_MB = 400, 200  # absolute: a container sees the memory of all
 TICK_S = 4  # until a silent node counts as gone
@@ -220,10 +220,13 @@ class RabbitMq(UnitEngine):
             case "wipe":
                 self._wipe()
             case "found":
+                self._require_nobody_runs()
                 newer = max(int(time.time()), act.args["after"] + 1)  # whatever the clock did
                 self._enter(rabbitmq_plan.mark(newer, self.view.host.name))
             case "join":
                 self._enter(act.args)
+            case "adopt":
+                self._mark(act.args)
             case "start_node":
                 self.view.units.start(UNIT, wait=False)
             case "forget":
@@ -238,9 +241,18 @@ class RabbitMq(UnitEngine):
         shutil.rmtree(self.view.root / f"{HOME}/mnesia".lstrip("/"), ignore_errors=True)
         self.view.root.joinpath(MARK.lstrip("/")).unlink(missing_ok=True)
 
+    def _require_nobody_runs(self) -> None:
+        """A blank node joins whatever runs. Wiping takes seconds, and somebody may have come up meanwhile."""
+        peers = {host.name: self._peer(host) for host in self.view.peers("control")}
+        if running := sorted(name for name, node in peers.items() if node and node.running):
+            raise Unavailable(f"RabbitMQ runs on {', '.join(running)} now.")
+
     def _enter(self, mark: Doc) -> None:
-        write_file(self.view.root / MARK.lstrip("/"), json.dumps(mark).encode(), 0o644)
+        self._mark(mark)
         self.view.units.start(UNIT, wait=False)
+
+    def _mark(self, mark: Doc) -> None:
+        write_file(self.view.root / MARK.lstrip("/"), json.dumps(mark).encode(), 0o644)
 
     def _ctl(self, *words: str) -> str:
         argv = ["nice", "-n", str(NICENESS), "/usr/sbin/rabbitmqctl", "--quiet", *words]

@@ -12,7 +12,7 @@ from trilith.kernel.reconcile import Act
 
 Doc = dict[str, Any]
 REJOIN_S = 180.0  # that a node may take to come up while others run; between machines that boot it takes over a minute
-REBUILD_S = 90.0  # that nodes may wait for each other while none runs
+REBUILD_S = 150.0  # that nodes may wait for each other while none runs
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Sight:
 
 
 def plan(sight: Sight) -> list[Act]:
-    """The next acts: wipe, found, start, forget. None of them needs another to have been done by this process."""
+    """The next acts: wipe, found, join, adopt, start, forget. None needs another to have been done by this process."""
     node = sight.node
     if node.incarnation < sight.newest or node.incarnation == 0:
         return _enter(sight)
@@ -88,6 +88,8 @@ def waiting_for(sight: Sight) -> str | None:
 
 def _enter(sight: Sight) -> list[Act]:
     """This node has to become part of the newest incarnation, or of the first."""
+    if sight.node.running and sight.node.incarnation:
+        return _outlived(sight)
     if sight.node.has_data or sight.node.unit_active:
         return [Act("wipe")]
     running = sight.running() if sight.newest else []
@@ -97,6 +99,17 @@ def _enter(sight: Sight) -> list[Act]:
     if sight.newest == 0 and len(sight.reachable) == len(sight.controllers) and sight.controllers[0] == sight.me:
         return [_found(sight)]
     return []
+
+
+def _outlived(sight: Sight) -> list[Act]:
+    """It runs in an older incarnation. It came up while the newer one was founded: that has joined it, or goes on
+    without it. Until the new ones tell, it serves."""
+    newer = [node for name in sight.running() if (node := _node(sight, name)).members]
+    if not newer:
+        return []
+    if sight.me in newer[0].members:
+        return [Act("adopt", mark(newer[0].incarnation, newer[0].founder))]
+    return [Act("wipe")]
 
 
 def _listed(sight: Sight, running: list[str]) -> bool:
