@@ -66,6 +66,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read(tmp_path / "none.yaml")
 
 
+CEPH = (EXAMPLES / "ceph.yaml").read_text()
 THREE = (EXAMPLES / "three-controllers.yaml").read_text()
 
 
@@ -99,6 +100,10 @@ def line_of(text: str, words: str) -> int:
         (changed("tunnel: 10.60.1.0/24", "tunnel: 10.60.0.0/16"), "  tunnel:", "overlaps networks.management"),
         (changed("cidr: 172.24.8.0/24", "cidr: 10.60.1.128/25"), "  cidr:", "10.60.1.128/25 overlaps networks.tunnel"),
         (changed("public:", "engines: {database: sqlite}\npublic:"), "engines:", "SQLite serves one host only"),
+        (CEPH.replace("10.61.2.22", "10.61.3.22"), "name: n2", "in the storage network 10.61.2.0/24"),
+        (CEPH.replace(" storage_address: 10.61.2.12,", ""), "name: c2", "host `c2` needs a `storage_address`"),
+        (CEPH.replace("storage: 10.61.2.0/24", "storage: 10.61.1.0/24"), "  storage:", "overlaps networks.tunnel"),
+        (CEPH.replace("storage_interface: eth3", "storage_interface: eth1"), "  storage_interface:", "already the"),
     ],
 )  # fmt: skip
 def test_a_mistake_of_a_cluster_names_its_line(tmp_path: Path, text: str, place: str, words: str) -> None:

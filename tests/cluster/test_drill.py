@@ -73,7 +73,7 @@ def test_lost_pings() -> None:
 
 def test_every_drill_has_a_bar_and_a_picture() -> None:
     assert all(drill.bar.healed_s for drill in DRILLS.values())
-    outcome = Outcome("x", "y", dict(outage_s=3.0, failed=None, ping_s=None), "z", FAULT_S, FAULT_S + 5)
+    outcome = Outcome("x", "y", dict(outage_s=3.0, failed=None, ping_s=None, io_s=None), "z", FAULT_S, FAULT_S + 5)
     outcome.samples = [*usual(), request(101, fails=2), {"ping": "a", "at_s": 101.0, "took_s": None}]
     outcome.figures = figures(outcome.samples, FAULT_S)
     assert timeline.picture([outcome]).count('class="failed"') == 1

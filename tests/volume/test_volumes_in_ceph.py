@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from tests.client import ADMIN, MEMBER, Client, client
-from trilith.cluster.ceph_controller import CephController, CephVolumes, Pool
+from trilith.cluster.ceph_controller import MARK, CephController, CephVolumes, NotOurs, Pool
 from trilith.cluster.cluster_file import read
 from trilith.cluster.state import Settings, State
 from trilith.compute import servers  # noqa: F401 - their rows
@@ -45,6 +45,7 @@ class Controller:
         settings = Settings(cloud_id="x", host=host, cluster=read(EXAMPLE))
         files = api.app.settings["image_files"]
         self.inner = CephController(state, settings, api.app.store, ceph, files)
+        self.inner._lease.for_s = 3600.0  # however slow the machine is
 
     def work(self) -> None:
         for reconciler in self.inner._runner.reconcilers:
@@ -80,6 +81,11 @@ def controller(api: Client, tmp_path: Path, ceph: FakeCeph) -> Controller:
     return Controller(api, tmp_path, ceph)
 
 
+def lying(ceph: FakeCeph, pool: str) -> dict[str, Image]:
+    """What is in the pool but the sign of whose it is."""
+    return {name: image for name, image in ceph.images(pool).items() if not name.startswith(MARK)}
+
+
 def create(api: Client, **body: Any) -> str:
     answer = api.post(f"{V3}/volumes", {"volume": {"size": 1, **body}}, at=NEW)
     assert answer.status == 202, answer.json
@@ -107,15 +113,15 @@ def test_a_volume_is_made_by_a_controller_and_belongs_to_no_host(
     controller.work()
     assert show(api, volume_id)["status"] == "available"
     assert show(api, volume_id, ADMIN)["os-vol-host-attr:host"] == f"ceph@ceph#{VOLUMES}"
-    assert ceph.images(VOLUMES) == {volume_id: Image(GIB)}
+    assert lying(ceph, VOLUMES) == {volume_id: Image(GIB)}
     assert api.post(f"{V3}/volumes/{volume_id}/action", {"os-extend": {"new_size": 3}}, at=NEW).status == 202
     assert show(api, volume_id)["status"] == "extending"
     controller.work()
     assert (show(api, volume_id)["status"], show(api, volume_id)["size"]) == ("available", 3)
-    assert ceph.images(VOLUMES) == {volume_id: Image(3 * GIB)}
+    assert lying(ceph, VOLUMES) == {volume_id: Image(3 * GIB)}
     assert api("DELETE", f"{V3}/volumes/{volume_id}", at=NEW).status == 202
     controller.work()
-    assert ceph.images(VOLUMES) == {}
+    assert lying(ceph, VOLUMES) == {}
     assert api.get(f"{V3}/volumes/{volume_id}", at=NEW).status == 404
 
 
@@ -126,16 +132,16 @@ def test_from_an_image_to_a_volume_to_its_snapshot_to_a_volume(
     first = create(api, imageRef=image_id)
     for _ in range(2):
         controller.work()
-    assert ceph.images(IMAGES) == {image_id: Image(MIB, ("whole",))}
+    assert lying(ceph, IMAGES) == {image_id: Image(MIB, ("whole",))}
     assert show(api, first)["status"] == "available"
-    assert ceph.images(VOLUMES)[first] == Image(GIB, (), f"{IMAGES}/{image_id}")
+    assert lying(ceph, VOLUMES)[first] == Image(GIB, (), f"{IMAGES}/{image_id}")
     answer = api.post(f"{V3}/snapshots", {"snapshot": {"volume_id": first}}, at=NEW)
     snapshot_id = answer.json["snapshot"]["id"]
     controller.work()
     assert api.get(f"{V3}/snapshots/{snapshot_id}", at=NEW).json["snapshot"]["status"] == "available"
     second, third = create(api, snapshot_id=snapshot_id), create(api, source_volid=first)
     controller.work()
-    found = ceph.images(VOLUMES)
+    found = lying(ceph, VOLUMES)
     assert found[second].parent == found[third].parent == f"{VOLUMES}/{first}"
     assert found[first].snapshots == (snapshot_id,), "what was there for the copy only is gone"
     assert api("DELETE", f"{V3}/snapshots/{snapshot_id}", at=NEW).status == 202
@@ -143,8 +149,8 @@ def test_from_an_image_to_a_volume_to_its_snapshot_to_a_volume(
     assert api("DELETE", f"{V3}/volumes/{first}", at=NEW).status == 202
     assert api("DELETE", f"/image/v2/images/{image_id}").status == 204
     controller.work()
-    assert set(ceph.images(VOLUMES)) == {second, third}
-    assert ceph.images(IMAGES) == {}
+    assert set(lying(ceph, VOLUMES)) == {second, third}
+    assert lying(ceph, IMAGES) == {}
 
 
 def test_a_machine_of_any_host_opens_the_volume(api: Client, controller: Controller) -> None:
@@ -173,7 +179,7 @@ def test_a_volume_becomes_an_image(api: Client, controller: Controller, ceph: Fa
     assert show(api, volume_id)["status"] == "available"
     image = api.get(f"/image/v2/images/{image_id}").json
     assert (image["status"], image["size"]) == ("active", GIB)
-    assert ceph.images(VOLUMES)[volume_id].snapshots == ()
+    assert lying(ceph, VOLUMES)[volume_id].snapshots == ()
 
 
 def test_what_nobody_asked_to_delete_is_put_aside_and_what_is_not_ours_stays(
@@ -184,7 +190,7 @@ def test_what_nobody_asked_to_delete_is_put_aside_and_what_is_not_ours_stays(
         ceph.create(pool, stray if pool != MACHINES else f"{stray}_root-0", GIB)
         ceph.create(pool, "somebody-elses", GIB)
     controller.work()
-    assert all(set(ceph.images(pool)) == {"somebody-elses"} for pool in POOLS)
+    assert all(set(lying(ceph, pool)) == {"somebody-elses"} for pool in POOLS)
     for pool in (VOLUMES, MACHINES):
         ceph.empty_trash(pool)
         assert len(ceph._trash[pool]) == 1, "an operator can have it back"
@@ -197,7 +203,7 @@ def test_only_who_holds_the_lease_touches_anything(
     other = Controller(api, tmp_path, ceph, "c2")
     controller.work()
     other.work()
-    assert set(ceph.images(VOLUMES)) == {volume_id}
+    assert set(lying(ceph, VOLUMES)) == {volume_id}
     assert show(api, volume_id)["status"] == "available"
 
 
@@ -258,6 +264,28 @@ def test_a_volume_survives_every_crash(api: Client, tmp_path: Path) -> None:
     grown = want | {"generation": 2, "size_gib": 2, "snapshots": ["s1", "s2"]}
     fewer = grown | {"generation": 3, "snapshots": ["s2"]}
     converges(make, [want, grown, fewer], left)
+
+
+def test_a_pool_of_others_is_not_touched(api: Client, controller: Controller, ceph: FakeCeph) -> None:
+    theirs = "66666666-6666-6666-6666-666666666666"
+    ceph.create(IMAGES, theirs, GIB)
+    create(api)
+    with pytest.raises(NotOurs, match="trilith-images is not this cloud's"):
+        controller.work()
+    assert ceph.images(IMAGES) == {theirs: Image(GIB)}
+    assert ceph.images(VOLUMES) == {}
+    row = api.app.store.read(lambda tx: tx.one(shared_storage.STORAGE))
+    assert row is not None
+    assert "has 66666666" in row["problems"][0]
+
+
+def test_a_pool_of_another_cloud_is_not_touched(api: Client, controller: Controller, ceph: FakeCeph) -> None:
+    create(api)
+    controller.work()
+    there = ceph.images(VOLUMES)
+    with pytest.raises(NotOurs):
+        Pool(ceph, VOLUMES).claim("another")
+    assert ceph.images(VOLUMES) == there
 
 
 def test_the_example_has_the_pools_of_this_test() -> None:

@@ -73,7 +73,7 @@ def volumes_driver(
     directory = settings.directory / "volumes"
     if settings.fake:
         return FakeVolumeFiles(directory)
-    return VolumeFiles(directory, live, owner, settings.address, settings.netns)
+    return VolumeFiles(directory, live, owner, settings.storage_address, settings.netns)
 
 
 def switch(settings: AgentSettings) -> HostNetwork | FakeHostNetwork:

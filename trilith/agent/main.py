@@ -127,10 +127,10 @@ def _beat(
     boot_id = _boot_id()
     pause_s, quick_at = FIRST_TRIES_S, 0.0
     while not ended.wait(pause_s):
-        if settings.management and not settings.fake and time.monotonic() >= quick_at:
+        if settings.storage_network and not settings.fake and time.monotonic() >= quick_at:
             quick_at = time.monotonic() + QUICK_ACKS_S
             try:
-                linux_net.quick_acks(settings.management)
+                linux_net.quick_acks(settings.storage_network)
             except Unavailable as error:
                 log.warning("volumes are slow through the network: %s", error)
         if not fence.look():

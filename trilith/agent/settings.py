@@ -27,10 +27,12 @@ class AgentSettings:
     volumes: bool = True
     "Whether volumes are kept here. A host of neither only says that it lives."
     address: str = "127.0.0.1"
+    "Where machines that move come and go."
+    storage_address: str = "127.0.0.1"
     "On which this host serves its volumes to machines of other hosts."
     overcommit: dict[str, float] = field(default_factory=dict)
     "``vcpus ram disk``: the part of each that machines get; what is not named, the scheduler decides."
-    management: str | None = None
+    storage_network: str | None = None
     "The network, as ``10.0.0.0/24``, that volumes are reached through; None where there is one host."
     stop_after_s: float | None = None
     "After how long without a heartbeat that was taken this host ends its machines on shared disks; None: never."

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-NETWORKS = ("management", "tunnel", "provider", "all")
+NETWORKS = ("management", "tunnel", "provider", "storage", "all")
 POWER = {
     "power-off": "cut the power: it falls silent at once, its disk stays",
     "power-on": "switch it on; returns when it answers",

@@ -11,7 +11,7 @@ from trilith.drivers.ovs import datapath
 
 def agent_settings(state: State, settings: Settings) -> AgentSettings:
     """On hosts of every role that has an agent."""
-    fencing = settings.cluster.fencing_of(settings.this_host)
+    fencing, networks = settings.cluster.fencing_of(settings.this_host), settings.cluster.networks
     return AgentSettings(
         host=settings.host,
         api_url=settings.api_url,
@@ -27,8 +27,9 @@ def agent_settings(state: State, settings: Settings) -> AgentSettings:
         machines="compute" in settings.this_host.roles,
         volumes="storage" in settings.this_host.roles,
         address=settings.this_host.address,
+        storage_address=settings.this_host.storage,
         overcommit=msgspec.to_builtins(settings.cluster.overcommit),
-        management=settings.cluster.networks.management,
+        storage_network=networks.storage or networks.management,
         stop_after_s=fencing.stop_after_s if fencing.by_agent else None,
         ceph=access(state, settings, control=False) if "compute" in settings.this_host.roles else None,
         ca_file=state.ca_file(settings),

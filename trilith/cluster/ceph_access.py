@@ -84,7 +84,7 @@ def access(state: State, settings: Settings, control: bool) -> Access | None:
     key_file = state.secrets / ("ceph-control" if control else "ceph-host")
     if ceph.existing is not None:
         return Access(tuple(ceph.existing.monitors), ceph.existing.user.removeprefix("client."), key_file)
-    monitors = tuple(host.address for host in settings.controllers)
+    monitors = tuple(host.storage for host in settings.controllers)
     return Access(monitors, CONTROL_USER if control else host_user(settings.host), key_file)
 
 

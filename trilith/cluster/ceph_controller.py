@@ -42,9 +42,14 @@ HEALTH_S = 30.0
 TRASH_S = 120.0
 DISKS_S = 30.0  # between looks for disks that nobody wants any more
 WORKERS = 4
+MARK, MARK_BYTES = "trilith-cloud-", 1 << 22  # an image that says whose the pool is
 COPY = "copy-"  # snapshots that are there only while a volume is cloned from another
 OURS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 AnyCeph = Ceph | FakeCeph
+
+
+class NotOurs(Unavailable):
+    """The pool has images that this cloud knows nothing of. It would take them for left over."""
 
 
 class Pool:
@@ -55,6 +60,18 @@ class Pool:
         self._images: dict[str, Image] = {}
         self._looked_at_s = -COMPARE_S
         self._lock = threading.Lock()
+
+    def claim(self, cloud_id: str) -> None:
+        """From now on the pool is this cloud's, if it is empty or was so before; else `NotOurs`."""
+        found = self.ceph.images(self.name)
+        if f"{MARK}{cloud_id}" in found:
+            return
+        if found:
+            raise NotOurs(
+                f"The pool {self.name} is not this cloud's: it has {min(found)}. "
+                "Name an empty pool under `ceph` in the cluster file, then deploy it."
+            )
+        self.ceph.create(self.name, f"{MARK}{cloud_id}", MARK_BYTES)
 
     def images(self) -> dict[str, Image]:
         with self._lock:
@@ -313,7 +330,8 @@ class CephController:
         self._store, self._ceph, self._copies = store, ceph or Ceph(found), file.size
         self._lease = Holder(store, "ceph", f"controller:{settings.host}")
         self._guard = threading.Lock()
-        self._epoch = 0
+        self._epoch = self._claimed = 0
+        self._cloud_id = settings.cloud_id
         self._given: set[str] = set()  # kinds whose last wants were given under the lease
         self._disks: tuple[float, dict[str, Doc]] = (-DISKS_S, {})
         self._health_at_s, self._trash_at_s = -HEALTH_S, -TRASH_S
@@ -361,6 +379,7 @@ class CephController:
         self._given.discard(kind)
         if not self._held():
             return {}
+        self._claim_pools()
         match kind:
             case "ceph_image":
                 self._tell_health()
@@ -371,6 +390,19 @@ class CephController:
                 found = self._disk_wants()
         self._given.add(kind)
         return found
+
+    def _claim_pools(self) -> None:
+        """Before anything is done in one of them. Raises `NotOurs`, which the status then tells."""
+        epoch = self._epoch
+        if self._claimed == epoch:
+            return
+        try:
+            for pool in self._pools.values():
+                pool.claim(self._cloud_id)
+        except NotOurs as error:
+            self._tell(health="HEALTH_ERR", problems=[str(error)])
+            raise
+        self._claimed = epoch
 
     def _disk_wants(self) -> dict[str, Doc]:
         """Now and then: they are removed when nobody wants them, which is no hurry."""
@@ -393,17 +425,19 @@ class CephController:
         seen: dict[str, Any] = {"health": health.status, "problems": list(health.problems), "seen_at_s": time.time()}
         seen["total_gib"] = health.total_bytes // GIB // self._copies
         seen["free_gib"] = health.free_bytes // GIB // self._copies
+        self._tell(**seen)
+        if time.monotonic() - self._trash_at_s > TRASH_S:
+            self._trash_at_s = time.monotonic()
+            for pool in self._pools:
+                self._ceph.empty_trash(pool)
 
+    def _tell(self, **seen: Any) -> None:
         def tell(tx: Tx) -> None:
             row = tx.one(STORAGE)
             if row is not None:
                 tx.update(STORAGE, row, touch=False, **seen)
 
         self._lease.run(tell)
-        if time.monotonic() - self._trash_at_s > TRASH_S:
-            self._trash_at_s = time.monotonic()
-            for pool in self._pools:
-                self._ceph.empty_trash(pool)
 
 
 class Leased:

@@ -204,6 +204,8 @@ def weaknesses(cluster: ClusterFile, findings: Iterable[Finding]) -> Iterator[We
         cables = {networks.management_interface: "management", networks.provider_interface: "provider"}
         if networks.tunnel:
             cables[networks.tunnel_interface] = "tunnel"
+        if networks.storage:
+            cables[networks.storage_interface] = "storage"
         for interface, name in cables.items():
             if not interface.startswith(("bond", "team")):
                 yield Weakness(f"{name} interface {interface}", "its host", "bond two interfaces", False)

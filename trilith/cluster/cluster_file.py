@@ -47,12 +47,14 @@ class Fencing(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Host(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One machine of the cluster. `address` is where the other hosts reach it; `tunnel_address` where the machines'
-    traffic between hosts goes (default: the same). `fencing`: its own, in place of the file's."""
+    """One machine of the cluster. `address` is where the other hosts reach it; `tunnel_address` where the
+    machines' traffic between hosts goes, `storage_address` where their disks' does (default: the same).
+    `fencing`: its own, in place of the file's."""
 
     name: str
     address: str = "127.0.0.1"
     tunnel_address: str | None = None
+    storage_address: str | None = None
     roles: list[Role] = msgspec.field(default_factory=lambda: list(ALL_ROLES))
     availability_zone: str = "nova"
     fencing: Fencing | None = None
@@ -61,10 +63,20 @@ class Host(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     def tunnel(self) -> str:
         return self.tunnel_address or self.address
 
+    @property
+    def storage(self) -> str:
+        return self.storage_address or self.address
+
+    @property
+    def addresses(self) -> list[str]:
+        """Each once."""
+        return list(dict.fromkeys((self.address, self.tunnel, self.storage)))
+
 
 class Networks(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What joins the hosts. `management` and `tunnel` are networks as ``10.0.0.0/24``; interfaces have the same name
-    on every host. The provider interface carries external networks and has no address."""
+    """What joins the hosts. `management`, `tunnel` and `storage` are networks as ``10.0.0.0/24``; interfaces
+    have the same name on every host. Without `storage`, disks' traffic takes the management network. The
+    provider interface carries external networks and has no address."""
 
     management: str | None = None
     management_interface: str = "eth0"
@@ -72,6 +84,8 @@ class Networks(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     tunnel_interface: str = "eth1"
     tunnel_mtu: int = 1500
     provider_interface: str = "eth2"
+    storage: str | None = None
+    storage_interface: str = "eth3"
 
 
 class Public(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from trilith.cluster.cluster_file import ALL_ROLES, ClusterFile, Host
+from trilith.cluster.cluster_file import ALL_ROLES, ClusterFile
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -59,16 +59,18 @@ def _hosts(cluster: ClusterFile) -> Iterator[Mistake]:
     owners: dict[str, int] = {}
     for index, host in enumerate(cluster.hosts):
         at = ("hosts", index)
-        for value in {host.name: None, host.address: None, host.tunnel: None}:
+        names = (host.name, *host.addresses)
+        for value in names:
             if value in owners:
                 yield Mistake(f"`{value}` is already used by host {owners[value] + 1}.", at)
-        owners |= {value: index for value in (host.name, host.address, host.tunnel) if value not in owners}
+        owners |= {value: index for value in names if value not in owners}
         if len(host.name) > 63 or not HOST_NAME.fullmatch(host.name):
             yield Mistake(f"`{host.name}` is no host name; use letters, digits, dots and dashes.", (*at, "name"))
         if _address(host.address) is None:
             yield Mistake(f"`{host.address}` is no IP address.", (*at, "address"))
-        if host.tunnel_address is not None and _address(host.tunnel_address) is None:
-            yield Mistake(f"`{host.tunnel_address}` is no IP address.", (*at, "tunnel_address"))
+        for field in ("tunnel_address", "storage_address"):
+            if (address := getattr(host, field)) is not None and _address(address) is None:
+                yield Mistake(f"`{address}` is no IP address.", (*at, field))
         if not host.roles:
             yield Mistake(f"host `{host.name}` has no role; give it some of {', '.join(ALL_ROLES)}.", at)
         for role in sorted({role for role in host.roles if host.roles.count(role) > 1}):
@@ -104,6 +106,7 @@ def _networks(cluster: ClusterFile) -> Iterator[Mistake]:
     texts = {
         ("networks", "management"): cluster.networks.management,
         ("networks", "tunnel"): cluster.networks.tunnel,
+        ("networks", "storage"): cluster.networks.storage,
         ("public", "cidr"): cluster.public.cidr,
     }
     known: dict[tuple[str, ...], Network] = {}
@@ -165,6 +168,8 @@ def _interfaces(cluster: ClusterFile) -> Iterator[Mistake]:
     names = {"management_interface": networks.management_interface, "provider_interface": networks.provider_interface}
     if networks.tunnel is not None:
         names["tunnel_interface"] = networks.tunnel_interface
+    if networks.storage is not None:
+        names["storage_interface"] = networks.storage_interface
     used: dict[str, str] = {}
     for field, name in names.items():
         if not INTERFACE.fullmatch(name):
@@ -180,25 +185,28 @@ def _host_networks(cluster: ClusterFile) -> Iterator[Mistake]:
     if networks.management is None:
         yield Mistake("several hosts need `networks.management`, the network of their addresses.", ("networks",))
     management = _network(networks.management or "")
-    tunnel = _network(networks.tunnel or "")
     for index, host in enumerate(cluster.hosts):
         at = ("hosts", index)
         if management is not None and _address(host.address) and not _usable(host.address, management):
             yield Mistake(
                 f"`{host.address}` is no address for a host in the management network {management}.", (*at, "address")
             )
-        if host.tunnel_address is None:
-            if networks.tunnel is not None and _has_tunnels(host):
-                yield Mistake(f"host `{host.name}` needs a `tunnel_address` in {networks.tunnel}.", at)
-        elif networks.tunnel is None:
-            yield Mistake("a `tunnel_address` needs `networks.tunnel`.", (*at, "tunnel_address"))
-        elif tunnel is not None and _address(host.tunnel_address) and not _usable(host.tunnel_address, tunnel):
-            sentence = f"`{host.tunnel_address}` is no address for a host in the tunnel network {tunnel}."
-            yield Mistake(sentence, (*at, "tunnel_address"))
+        yield from _other_network(cluster, index, "tunnel", {"network", "compute"})
+        yield from _other_network(cluster, index, "storage", {"control", "compute", "storage"})
 
 
-def _has_tunnels(host: Host) -> bool:
-    return "network" in host.roles or "compute" in host.roles
+def _other_network(cluster: ClusterFile, index: int, name: str, roles: set[str]) -> Iterator[Mistake]:
+    """Hosts with one of `roles` have an address in that network, if there is one."""
+    host, at = cluster.hosts[index], ("hosts", index)
+    field, text = f"{name}_address", getattr(cluster.networks, name)
+    address, network = getattr(host, field), _network(text or "")
+    if address is None:
+        if text is not None and roles & {*host.roles}:
+            yield Mistake(f"host `{host.name}` needs a `{field}` in {text}.", at)
+    elif text is None:
+        yield Mistake(f"a `{field}` needs `networks.{name}`.", (*at, field))
+    elif network is not None and _address(address) and not _usable(address, network):
+        yield Mistake(f"`{address}` is no address for a host in the {name} network {network}.", (*at, field))
 
 
 def _vip(cluster: ClusterFile) -> Iterator[Mistake]:
@@ -210,7 +218,7 @@ def _vip(cluster: ClusterFile) -> Iterator[Mistake]:
         yield Mistake(f"`{cluster.vip}` is no IP address.", ("vip",))
         return
     for host in cluster.hosts:
-        if cluster.vip in (host.address, host.tunnel_address):
+        if cluster.vip in host.addresses:
             yield Mistake(f"the VIP {cluster.vip} is host `{host.name}`'s own; take a free one.", ("vip",))
     management = _network(cluster.networks.management or "")
     if cluster.clustered and management is not None and not _usable(cluster.vip, management):

@@ -114,7 +114,7 @@ def _fencing(state: State, settings: Settings, store: Store) -> "CephFencing | N
     from trilith.drivers.ceph import Ceph
 
     found = access(state, settings, control=True)
-    addresses = {host.name: {host.address, host.tunnel} for host in settings.cluster.hosts}
+    addresses = {host.name: {*host.addresses} for host in settings.cluster.hosts}
     return None if found is None else CephFencing(Ceph(found), store, addresses)
 
 

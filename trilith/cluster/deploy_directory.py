@@ -73,7 +73,7 @@ class Deployment:
         write_file(self.secrets / FENCE_PASSWORDS, _fence_passwords(cluster))
         authority = certificates.make_ca(self.tls, cluster.name)
         for host in cluster.hosts:
-            names = list(dict.fromkeys((host.name, host.address, host.tunnel, "localhost", "127.0.0.1")))
+            names = [host.name, *host.addresses, "localhost", "127.0.0.1"]
             certificates.keep_certificate(authority, self.tls, f"host-{host.name}", names)
         if cluster.vip:
             certificates.keep_certificate(authority, self.tls, "vip", [cluster.vip])

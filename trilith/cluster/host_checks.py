@@ -134,6 +134,8 @@ def _interfaces(cluster: ClusterFile, host: Host, facts: Facts) -> list[str]:
     places = [(networks.management_interface, host.address, "management")]
     if networks.tunnel is not None and host.tunnel_address is not None:
         places.append((networks.tunnel_interface, host.tunnel_address, "tunnel"))
+    if networks.storage is not None and host.storage_address is not None:
+        places.append((networks.storage_interface, host.storage_address, "storage"))
     for name, address, field in places:
         if name not in links:
             found.append(f"it has no interface `{name}` (networks.{field}_interface); it has {_listed(links)}.")

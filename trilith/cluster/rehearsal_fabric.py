@@ -3,6 +3,7 @@
     this machine                 namespace tri-CLUSTER-fabric                hosts
     last address ===== veth ===== management ===== veth ===== eth0 of each (their addresses)
                                   tunnel     ===== veth ===== eth1 of each (tunnel addresses)
+                                  storage    ===== veth ===== eth3 of each (storage addresses, where there are any)
     public gateway === veth ===== provider   ===== veth ===== eth2 of each (none)
 
 This machine stands for the operator's in the management network, and for the router outside in the provider network.
@@ -21,7 +22,6 @@ from trilith.drivers import linux_net
 
 ETHERNET_MTU = 1500
 LINK_NAME_CHARACTERS = 15
-NETWORKS = ("management", "tunnel", "provider")
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Fabric:
         addresses: dict[str, str | None] = {
             "management": _with_prefix(host.address, self.cluster.networks.management),
             "tunnel": _with_prefix(host.tunnel_address, self.cluster.networks.tunnel),
+            "storage": _with_prefix(host.storage_address, self.cluster.networks.storage),
             "provider": None,
         }
         return [
@@ -218,6 +219,8 @@ def _wires(cluster: ClusterFile) -> list[Wire]:
     outside = f"{gateway}/{public.prefixlen}"
     cable = _cable_name(names, "provider")
     wires.append(Wire("provider", networks.provider_interface, ETHERNET_MTU, outside, cable))
+    if networks.storage is not None and networks.storage_interface != networks.management_interface:
+        wires.append(Wire("storage", networks.storage_interface, ETHERNET_MTU))
     return wires
 
 

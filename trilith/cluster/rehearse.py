@@ -286,10 +286,8 @@ def _check_moved(root: Path, cluster: ClusterFile) -> None:
         raise Problem(
             f"{root} is the rehearsal of {before.cluster.name}. To end it: trilith rehearse down --state {root}"
         )
-    old = {host.name: (host.address, host.tunnel_address) for host in before.cluster.hosts}
-    moved = [
-        h.name for h in cluster.hosts if old.get(h.name, (h.address, h.tunnel_address)) != (h.address, h.tunnel_address)
-    ]
+    old = {host.name: host.addresses for host in before.cluster.hosts}
+    moved = [host.name for host in cluster.hosts if old.get(host.name, host.addresses) != host.addresses]
     if moved or before.cluster.networks != cluster.networks or before.cluster.public != cluster.public:
         what = ", ".join(moved) or "networks"
         raise Problem(f"Addresses have changed ({what}). Begin anew: trilith rehearse down --state {root}")

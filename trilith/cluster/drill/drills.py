@@ -18,10 +18,10 @@ KILL_REST_S = (0.3, 2.0)
 @dataclass(frozen=True)
 class Drill:
     """`inject` breaks something and says what; `heal`, `lasts_s` later, ends it where it does not end by itself.
-    `storm`: servers that are asked for in one request just before; how long requests are slow is then no bar, because
-    the machines that boot take the processors of a rehearsal for minutes. `machines`: that run then. `restarts`:
-    machines may be started again. `counted`: QEMU processes are counted over all hosts throughout: never two of one
-    machine."""
+    `storm`: servers that are asked for in one request just before; how long requests are slow is then no bar,
+    because the machines that boot take the processors of a rehearsal for minutes. `machines`: that write to a
+    volume each, on `host` (None: on any). `restarts`: machines may be started again. `counted`: QEMU processes are
+    counted over all hosts throughout: never two of one machine."""
 
     name: str
     what: str
@@ -32,6 +32,7 @@ class Drill:
     before: Callable[[Site], None] | None = None
     storm: int = 0
     machines: int = 0
+    host: Callable[[Site], str] | None = None
     counted: bool = False
     restarts: bool = False
     cluster: bool = True
@@ -134,6 +135,11 @@ def gateway_host(site: Site) -> str:
     return f"power of {host}, the gateway"
 
 
+def first_compute(site: Site) -> str:
+    cluster = _rehearsed(site)
+    return next(name for name in cluster.computes if name not in cluster.controllers)
+
+
 def compute_host(site: Site) -> str:
     cluster = _rehearsed(site)
     host = cluster.busiest()
@@ -149,6 +155,21 @@ def compute_link(network: str) -> Callable[[Site], str]:
         return f"{network} of {host}, which ran most machines"
 
     return cut
+
+
+def storage_host(site: Site) -> str:
+    cluster = _rehearsed(site)
+    holder = cluster.vip_holder()
+    host = next(name for name in cluster.storages if name != holder and name not in cluster.computes)
+    cluster.power_off([host])
+    return f"power of {host}, a storage host"
+
+
+def partition(site: Site) -> str:
+    cluster = _rehearsed(site)
+    pair = [next(name for name in cluster.controllers if name != cluster.vip_holder()), cluster.busiest()]
+    cluster.part(pair)
+    return f"{' and '.join(pair)} were cut off together"
 
 
 def half_the_hosts(site: Site) -> str:
@@ -241,6 +262,7 @@ DRILLS: dict[str, Drill] = {
             heal=restore,
             lasts_s=90.0,
             machines=10,
+            host=first_compute,
             counted=True,
             restarts=True,
             pings=True,
@@ -264,6 +286,28 @@ DRILLS: dict[str, Drill] = {
                 ("storage", "the storage link", "storage"),
                 ("host", "every link", "all"),
             )
+        ),
+        Drill(
+            "partition",
+            "a controller and a compute host cut off together, for 90 s",
+            partition,
+            Bar(failed=0),
+            heal=restore,
+            lasts_s=90.0,
+            machines=4,
+            counted=True,
+            restarts=True,
+            named=True,
+        ),
+        Drill(
+            "storage-host",
+            "a storage host, power cut, while machines write",
+            storage_host,
+            Bar(failed=0, io_s=10.0),
+            heal=restore,
+            lasts_s=60.0,
+            machines=4,
+            named=True,
         ),
         Drill(
             "half-the-hosts",

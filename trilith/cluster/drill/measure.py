@@ -16,17 +16,19 @@ WINDOW_SAMPLES = 3
 
 @dataclass(frozen=True)
 class Bar:
-    """What a drill must hold; None: not asked. `outage_s`: first to last failed request, of the fault and of its
-    mending. `failed`: requests that failed although the client tried once more. `added_s`: on the usual latency, in the
-    worst three seconds; and of volumes, made one after the other, in the worst three. `slow_s`: how long after the
-    fault requests are still slow. `ping_s`: the longest silence of a machine that is pinged. `healed_s`: from the
-    fault's end until everything is as before, without a hand."""
+    """What a drill must hold; None: not asked. `outage_s`: first to last failed request, of the fault and of
+    its mending. `failed`: requests that failed although the client tried once more. `added_s`: on the usual
+    latency, in the worst three seconds; and of volumes, made one after the other, in the worst three. `slow_s`:
+    how long after the fault requests are still slow. `ping_s`: the longest silence of a machine that is pinged.
+    `io_s`: the longest that a machine's write took. `healed_s`: from the fault's end until everything is as
+    before, without a hand."""
 
     outage_s: float | None = None
     failed: int | None = None
     added_s: float | None = None
     slow_s: float | None = None
     ping_s: float | None = None
+    io_s: float | None = None
     healed_s: float = 120.0
 
 
@@ -43,6 +45,7 @@ class Figures:
     slowest_s: float = 0.0
     slow_s: float = 0.0
     ping_s: float | None = None
+    io_s: float | None = None
     lag_s: float = 0.0
     healed_s: float | None = None
     problems: dict[str, int] = field(default_factory=dict)
@@ -92,7 +95,8 @@ def figures(samples: list[Doc], fault_at_s: float, mended_at_s: float | None = N
 def missed(found: Figures, bar: Bar) -> list[str]:
     """Which bars do not hold, as sentences."""
     wrong = []
-    for name, unit in (("outage_s", " s"), ("failed", ""), ("added_s", " s"), ("slow_s", " s"), ("ping_s", " s")):
+    for name in WORDS:
+        unit = "" if name == "failed" else " s"
         asked, got = getattr(bar, name), getattr(found, name)
         if asked is not None and got is not None and got > asked:
             number = got if isinstance(got, int) else round(got, 2)
@@ -109,6 +113,7 @@ WORDS = {
     "added_s": "added latency",
     "slow_s": "slow for",
     "ping_s": "no answer to pings for",
+    "io_s": "a machine's write waited",
 }
 
 

@@ -43,6 +43,7 @@ class Rehearsed:
         self.hosts = [host.name for host in cluster.hosts]
         self.controllers = [host.name for host in cluster.with_role("control")]
         self.computes = [host.name for host in cluster.with_role("compute")]
+        self.storages = [host.name for host in cluster.with_role("storage")]
         self._gateways = [host.name for host in cluster.with_role("network")]
         self.ca: Path | None = self._rehearsal.state / "drill-ca.crt"
         write_file(self.ca, self._first(["cat", f"{STATE}/secrets/tls/ca.crt"]).encode())
@@ -173,16 +174,25 @@ class Rehearsed:
     def cut(self, name: str, network: str) -> None:
         self._host(name).cut(network)
 
+    def part(self, names: list[str]) -> None:
+        """Those hosts reach each other, and nobody else."""
+        for one in names:
+            for other in self.hosts:
+                if other not in names:
+                    self._rehearsal.block(one, other)
+
     def pause(self, name: str) -> None:
         self._host(name).pause()
 
     def restore(self) -> None:
-        """Every cable in, everything on, nobody asleep."""
+        """Every cable in, nobody apart, everything on, nobody asleep."""
         for host in self._rehearsal.hosts:
             if host.condition == "paused":
                 host.resume()
             if host.cut_networks():
                 host.heal()
+        for pair in self._rehearsal.blocked():
+            self._rehearsal.unblock(*pair)
         off = [host.name for host in self._rehearsal.hosts if host.condition == "off"]
         self.power_on(off)
 

@@ -62,6 +62,8 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
 
 
 def _bar(bar: dict[str, Any]) -> str:
+    if bar["io_s"] is not None:
+        return f"writes {bar['io_s']:g} s"
     if bar["ping_s"] is not None:
         return f"pings {bar['ping_s']:g} s"
     if bar["outage_s"] is not None:

@@ -17,6 +17,7 @@ from trilith.cluster.drill.meter import Target
 from trilith.cluster.drill.rehearsed import Rehearsed
 from trilith.cluster.drill.site import Site, own_process
 from trilith.cluster.drill.stage import Stage
+from trilith.cluster.drill.writers import Told, Writers
 from trilith.cluster.state import Problem
 
 BEFORE_S = 8.0  # how long the usual is measured
@@ -110,17 +111,22 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
     promises = Promises()
     standing = stage.user(99, promises, threading.Event())
     standing.stay()
+    writers = None
     if drill.machines:
-        _wait_running(standing, _storm(standing, drill.machines))
+        say(f"{drill.name}: {drill.machines} machines that write")
+        writers = Writers(stage, standing, drill.machines, drill.host(site) if drill.host else None)
     promises.starts = {key: start for key, start in audit.starts(site.looks()).items() if key in promises.made}
     say(f"{drill.name}: measuring the usual for {BEFORE_S:.0f} s")
-    measured = Measurement(stage.target())
+    measured = Measurement(stage.target(*(writers.addresses if writers else ())))
+    told: dict[str, Told] = {}
     try:
         counted = _counted(site if drill.counted else None, outcome)
         with _users(stage, promises, detach=not drill.storm) as users, counted:
             time.sleep(BEFORE_S)
             if drill.storm:
                 _storm(standing, drill.storm)
+            if writers:
+                told = writers.all_told()
             _break(site, drill, outcome, say)
             outcome.figures.healed_s = _healed(site, drill, outcome, say)
     finally:
@@ -128,12 +134,16 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
     healed_s, outcome.samples = outcome.figures.healed_s, measured.samples
     outcome.figures = figures(measured.samples, outcome.fault_at_s, outcome.mended_at_s)
     outcome.figures.healed_s = healed_s
+    if writers:
+        outcome.figures.io_s = writers.slowest_s()
     outcome.wrong = missed(outcome.figures, drill.bar)
-    if hanging := [user.name for user in users if user.is_alive()]:
-        outcome.stuck.append(f"{', '.join(hanging)} hang")
     if drill.restarts:
         promises.starts.clear()
+    if hanging := [user.name for user in users if user.is_alive()]:
+        outcome.stuck.append(f"{', '.join(hanging)} hang")
     say(f"{drill.name}: checking what was promised")
+    if writers:
+        outcome.lost += _what_was_written(site, promises, writers, told)
     _check(site, stage, standing, measured.kept, outcome)
     outcome.load = {"deleted": len(promises.deleted), "requests": promises.requests, "retries": promises.retries}
     return outcome
@@ -181,8 +191,8 @@ def _users(stage: Stage, promises: Promises, detach: bool) -> Iterator[list[User
             user.join(max(0.0, deadline - time.monotonic()))
 
 
-def _storm(user: User, count: int) -> list[str]:
-    """Many servers by one request; each is a promise. Returns their ids."""
+def _storm(user: User, count: int) -> None:
+    """Many servers by one request; each is a promise."""
     things, name = user.things, "storm"
     body: Doc = {
         "name": name,
@@ -196,12 +206,21 @@ def _storm(user: User, count: int) -> list[str]:
         raise Broken(f"asking for {count} servers: {answer.status} {answer.content[:200]!r}")
     listed = user.ask("GET", f"{PATHS['server']}?name={name}-").json["servers"]
     user.promises.made |= {row["id"]: "server" for row in listed}
-    return [row["id"] for row in listed]
 
 
-def _wait_running(user: User, servers: list[str]) -> None:
-    for server in servers:
-        user.wait("server", server, "ACTIVE")
+def _what_was_written(site: Site, promises: Promises, writers: Writers, told: dict[str, Told]) -> list[str]:
+    """To find out, they are started again: whether anything else did that has to be known before."""
+    starts, found = audit.starts(site.looks()), []
+    for server in writers.servers:
+        before = promises.starts.pop(server, None)
+        if before is not None and starts.get(server) != before:
+            found.append(f"server {server} was started again: {before} became {starts.get(server)}")
+    try:
+        return found + writers.wrong(told)
+    except Broken as broken:
+        return [str(broken)]
+    finally:
+        writers.clear()
 
 
 @contextmanager

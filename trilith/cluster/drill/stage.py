@@ -6,6 +6,8 @@ Everything has the drill's name and goes again with `clear`.
 import secrets
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from trilith.cluster.drill.api import Answer, Api
@@ -35,16 +37,17 @@ class Stage:
         self.addresses: list[str] = []
         self.router = self.gateway_port = ""
         self._admin = self.api.sign_in("admin", site.password("admin"), "admin")
-        self._floating: list[str] = []
+        self._floating: dict[str, str] = {}  # address -> id
         self._pinged = Promises()
         self._people()
         self.things: Things = prepare(self.api, self.api.sign_in(self.name, self.password, self.name))
         self.subnet = self._ask("GET", f"{NETWORK}/subnets?network_id={self.things.network}")["subnets"][0]["id"]
 
-    def target(self) -> Target:
+    def target(self, *more: str) -> Target:
+        """`more`: addresses that are pinged too."""
         ca = None if self.site.ca is None else str(self.site.ca)
         url, image = self.site.url, self.things.image
-        return Target(url, ca, self.name, self.password, self.name, image, self.addresses)
+        return Target(url, ca, self.name, self.password, self.name, image, [*self.addresses, *more])
 
     def user(self, number: int, promises: Promises, ended: threading.Event, rest_s: float = 0.0) -> User:
         return User(number, self.api, promises, ended, self.things, rest_s=rest_s)
@@ -56,8 +59,8 @@ class Stage:
 
     def make_machines(self) -> None:
         """Machines with floating addresses that answer pings. Raises `Broken` when they do not come."""
-        public = self._ask("GET", f"{NETWORK}/networks?router:external=true")["networks"][0]["id"]
-        gateway = {"external_gateway_info": {"network_id": public}}
+        self._public = self._ask("GET", f"{NETWORK}/networks?router:external=true")["networks"][0]["id"]
+        gateway = {"external_gateway_info": {"network_id": self._public}}
         self.router = self._ask("POST", f"{NETWORK}/routers", {"router": {"name": self.name, **gateway}})["router"][
             "id"
         ]
@@ -73,15 +76,35 @@ class Stage:
         body = {"flavorRef": self.things.flavor, "imageRef": self.things.image, "networks": nics}
         for server in [user.create("server", body) for _ in range(PINGED)]:
             user.wait("server", server, "ACTIVE")
-            port = self._ask("GET", f"{NETWORK}/ports?device_id={server}")["ports"][0]["id"]
-            floating = {"floating_network_id": public, "port_id": port}
-            made = self._ask("POST", f"{NETWORK}/floatingips", {"floatingip": floating})["floatingip"]
-            self._floating.append(made["id"])
-            self.addresses.append(made["floating_ip_address"])
+            self.addresses.append(self.give_address(server))
+
+    def give_address(self, server: str) -> str:
+        """A floating one; it goes with `clear`, or by `take_address`."""
+        port = self._ask("GET", f"{NETWORK}/ports?device_id={server}")["ports"][0]["id"]
+        floating = {"floating_network_id": self._public, "port_id": port}
+        made = self._ask("POST", f"{NETWORK}/floatingips", {"floatingip": floating})["floatingip"]
+        self._floating[made["floating_ip_address"]] = made["id"]
+        return str(made["floating_ip_address"])
+
+    def take_address(self, address: str) -> None:
+        self._remove(f"{NETWORK}/floatingips/{self._floating.pop(address)}")
+
+    @contextmanager
+    def only(self, host: str | None) -> Iterator[None]:
+        """Meanwhile new servers come to that compute host alone; None: to any."""
+        found = self._ask("GET", f"{COMPUTE}/os-services?binary=nova-compute")["services"]
+        others = [row["id"] for row in found if host is not None and row["host"] != host and row["status"] == "enabled"]
+        try:
+            for key in others:
+                self._ask("PUT", f"{COMPUTE}/os-services/{key}", {"status": "disabled"})
+            yield
+        finally:
+            for key in others:
+                self._ask("PUT", f"{COMPUTE}/os-services/{key}", {"status": "enabled"})
 
     def clear(self) -> None:
         """Everything goes; what is gone already is fine."""
-        for key in self._floating:
+        for key in self._floating.values():
             self._remove(f"{NETWORK}/floatingips/{key}")
         for server in self.machines:
             self._remove(f"{COMPUTE}/servers/{server}")

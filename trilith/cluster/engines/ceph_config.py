@@ -36,8 +36,8 @@ def configuration(view: HostView, fsid: str) -> str:
         "[global]",
         f"fsid = {fsid}",
         f"mon_host = {monitors}",
-        f"public_addr = {view.host.address}",
-        f"cluster_addr = {view.host.address}",
+        f"public_addr = {view.host.storage}",
+        f"cluster_addr = {view.host.storage}",
         f"run_dir = {root}{RUN}",
         f"admin_socket = {root}{RUN}/$name.asok",
         "log_to_stderr = true",
@@ -171,4 +171,5 @@ def plain(caps: str) -> str:
 
 
 def bracketed(host: Host) -> str:
-    return f"[{host.address}]" if ":" in host.address else host.address
+    """Where Ceph's monitors are, and its OSDs."""
+    return f"[{host.storage}]" if ":" in host.storage else host.storage
