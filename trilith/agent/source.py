@@ -22,6 +22,8 @@ from trilith.kernel.tls import connect
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 20.0
+HEARTBEAT_S = 4.0  # who has been heard by a controller that stands still asks another before the lease has run out
+ASKED_AFTER_S, ASKED_EACH_S = 2, 1  # silent connections: who has the API's address now says that he does not know them
 STORED_S = 600.0  # the API may take so long to judge an image and to bring it to disk, after its last byte
 CHUNK_BYTES = 1024 * 1024
 
@@ -81,7 +83,7 @@ class HttpSource:
     def heartbeat(self, boot_id: str, inventory: Doc, versions: Doc) -> float:
         """Say that this host lives; returns for how many seconds that counts."""
         document = {"boot_id": boot_id, "inventory": inventory, "versions": versions, "epoch": self.epoch}
-        answer = self._json("POST", f"{self._host_path}/heartbeat", document)
+        answer = self._json("POST", f"{self._host_path}/heartbeat", document, HEARTBEAT_S)
         self.epoch = answer["epoch"]
         self.begun.set()
         return float(answer["lease_s"])
@@ -111,12 +113,13 @@ class HttpSource:
 
     # --- the wire
 
-    def _json(self, method: str, path: str, document: Doc | None = None) -> Any:
+    def _json(self, method: str, path: str, document: Doc | None = None, timeout_s: float = TIMEOUT_S) -> Any:
+        """`timeout_s` counts from when this thread connects; its connection is kept."""
         body = None if document is None else json.dumps(document).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
         while True:
             kept: http.client.HTTPConnection | None = getattr(self._kept, "connection", None)
-            connection = kept or self._connect()
+            connection = kept or self._connect(timeout_s)
             try:
                 response = self._exchange(connection, method, path, body, headers)
                 content = response.read()
@@ -156,11 +159,13 @@ class HttpSource:
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(f"the API is away: {error}") from error
 
-    def _connect(self) -> http.client.HTTPConnection:
+    def _connect(self, timeout_s: float = TIMEOUT_S) -> http.client.HTTPConnection:
         try:
-            return connect(self._url, TIMEOUT_S, self._ca_file)
+            connection = connect(self._url, timeout_s, self._ca_file)
         except OSError as error:
             raise Unavailable(f"the API is away: {error}") from error
+        _keep_asking(connection.sock, ASKED_AFTER_S, ASKED_EACH_S)
+        return connection
 
     @contextlib.contextmanager
     def _fresh(self) -> Iterator[http.client.HTTPConnection]:
@@ -177,10 +182,14 @@ class HttpSource:
 def _be_patient(connection: socket.socket, answer_s: float) -> None:
     """Silence may last so long, unless the other machine is gone: the kernel asks it each 5 s, for a minute."""
     connection.settimeout(answer_s)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    _keep_asking(connection, 5, 5)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+
+
+def _keep_asking(connection: socket.socket, after_s: int, each_s: int) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, after_s)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, each_s)
 
 
 def _image_path(image_id: str) -> str:
