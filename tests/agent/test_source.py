@@ -44,6 +44,9 @@ class Api(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         type(self).requests.append((self.headers["Authorization"], self.path, body))
         if self.path.endswith("/heartbeat"):
+            if type(self).broken == "standing still":
+                type(self).broken = ""
+                time.sleep(3.0)
             return self._say(200, {"epoch": 7, "lease_s": 10})
         if type(self).broken:
             self.close_connection = True
@@ -158,3 +161,16 @@ def test_an_image_that_takes_long_to_be_stored_is_waited_for(
     monkeypatch.setattr("trilith.agent.source.TIMEOUT_S", 0.2)
     (tmp_path / "i").write_bytes(IMAGE)
     source.send_image("slow", tmp_path / "i")
+
+
+def test_a_heartbeat_does_not_wait_for_a_controller_that_stands_still(
+    api: type[Api], source: HttpSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was paused answers nothing, and takes everything: the next connection leads to another."""
+    monkeypatch.setattr("trilith.agent.source.HEARTBEAT_S", 0.3)
+    source.heartbeat("boot", {}, {})
+    api.broken = "standing still"
+    begun_s = time.monotonic()
+    assert source.heartbeat("boot", {}, {}) == 10
+    assert time.monotonic() - begun_s < 2.5
+    assert api.connections == 2

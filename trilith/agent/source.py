@@ -22,7 +22,8 @@ from trilith.kernel.tls import connect
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 20.0
-HEARTBEAT_S = 5.0  # a lease does not wait for a connection that leads nowhere
+HEARTBEAT_S = 4.0  # who has been heard by a controller that stands still asks another before the lease has run out
+ASKED_AFTER_S, ASKED_EACH_S = 2, 1  # silent connections: who has the API's address now says that he does not know them
 STORED_S = 600.0  # the API may take so long to judge an image and to bring it to disk, after its last byte
 CHUNK_BYTES = 1024 * 1024
 
@@ -160,9 +161,11 @@ class HttpSource:
 
     def _connect(self, timeout_s: float = TIMEOUT_S) -> http.client.HTTPConnection:
         try:
-            return connect(self._url, timeout_s, self._ca_file)
+            connection = connect(self._url, timeout_s, self._ca_file)
         except OSError as error:
             raise Unavailable(f"the API is away: {error}") from error
+        _keep_asking(connection.sock, ASKED_AFTER_S, ASKED_EACH_S)
+        return connection
 
     @contextlib.contextmanager
     def _fresh(self) -> Iterator[http.client.HTTPConnection]:
@@ -179,10 +182,14 @@ class HttpSource:
 def _be_patient(connection: socket.socket, answer_s: float) -> None:
     """Silence may last so long, unless the other machine is gone: the kernel asks it each 5 s, for a minute."""
     connection.settimeout(answer_s)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    _keep_asking(connection, 5, 5)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+
+
+def _keep_asking(connection: socket.socket, after_s: int, each_s: int) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, after_s)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, each_s)
 
 
 def _image_path(image_id: str) -> str:
