@@ -201,6 +201,7 @@ def test_full_logs_are_renamed_or_cut(tmp_path: Path) -> None:
 def test_control_socket_stands_nonsense(running: Running) -> None:
     import socket
 
+    before = threading.active_count()
     for words in (b"nonsense\n", b"", b"[1]\n", b'{"do": "signal", "name": "nobody"}\n'):
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(running.state.control_socket))
@@ -208,4 +209,4 @@ def test_control_socket_stands_nonsense(running: Running) -> None:
             client.shutdown(socket.SHUT_WR)
             client.recv(100)
     assert running.all_ready()
-    assert threading.active_count() < 10
+    assert threading.active_count() <= before + 1

@@ -55,12 +55,13 @@ def test_from_nothing_to_ready_and_back(cloud: Cloud) -> None:
     assert {"supervisor", "api", "hub", "agent", "controller"} == {p["name"] for p in document["processes"]}
     assert 0 < document["pss_mib"] < 400
     assert max(len(line) for line in cloud.run("status").stdout.splitlines()) <= 100
-    pids = [pid for leader in processes(cloud).values() for pid in proc.session_members(leader)]
+    leaders = list(processes(cloud).values())
+    assert all(proc.session_members(leader) for leader in leaders)
     again = cloud.run("up")
     assert (again.returncode, "already runs" in again.stdout) == (0, True)
     assert "To change it: trilith down" in cloud.run("up", "--workers", "7").stderr
     assert cloud.run("down").returncode == 0
-    assert not any(proc.start_ticks(pid) for pid in pids)
+    assert not any(proc.session_members(leader) for leader in leaders)
     assert cloud.run("status").returncode == 3
     cloud.up()  # goes on where it was
     assert cloud.run("down", "--destroy").returncode == 0

@@ -186,9 +186,12 @@ def test_what_nobody_asked_to_delete_is_put_aside_and_what_is_not_ours_stays(
     api: Client, controller: Controller, ceph: FakeCeph
 ) -> None:
     stray = "99999999-9999-9999-9999-999999999999"
+    controller.work()
     for pool in POOLS:
         ceph.create(pool, stray if pool != MACHINES else f"{stray}_root-0", GIB)
         ceph.create(pool, "somebody-elses", GIB)
+    for pool in controller.inner._pools.values():
+        pool.look_again()
     controller.work()
     assert all(set(lying(ceph, pool)) == {"somebody-elses"} for pool in POOLS)
     for pool in (VOLUMES, MACHINES):

@@ -19,6 +19,7 @@ from trilith.cluster.deploy_packages import PackageRelay
 from trilith.cluster.deploy_plan import DROPIN, GUESTS, HARMLESS, UNIT, Change, HostWant
 from trilith.cluster.host_packages import host_packages
 from trilith.cluster.ssh import HostProblem, Session
+from trilith.cluster.state import FENCE_PASSWORDS
 from trilith.drivers import kvm
 
 Facts = dict[str, Any]
@@ -57,7 +58,14 @@ class Deployed:
 
 def managed_files(host: Host) -> list[str]:
     """Every path that a deploy may write on a host, whatever its roles were before."""
-    secrets = [*CONTROLLER_SECRETS, *HOST_SECRETS, *ceph_access.SECRETS, "join-token", "join-tokens.json"]
+    secrets = [
+        *CONTROLLER_SECRETS,
+        *HOST_SECRETS,
+        *ceph_access.SECRETS,
+        FENCE_PASSWORDS,
+        "join-token",
+        "join-tokens.json",
+    ]
     certificates = [f"tls/{name}" for name in ("ca.crt", "host.crt", "host.key", "vip.pem")]
     paths = ["cloud.json", *(f"secrets/{name}" for name in (*secrets, *certificates))]
     guest = guest_file()

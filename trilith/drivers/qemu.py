@@ -1196,6 +1196,8 @@ class Qemu:
             return "stopped"
         if pid is not None:
             power = POWER.get(live.status, "paused") if live is not None else "running"
+            if power == "moved" and spec.get("outgoing") is None:
+                power = "paused"  # its memory went into a file
             return "incoming" if power == "paused" and spec.get("incoming") else power
         if spec["power"] == "suspended" and self._saved(server_id).exists():
             return "suspended"
