@@ -67,6 +67,9 @@ LockPersonality=yes
 KillMode=mixed
 """
 
+# Requests and leases go before what only wakes or writes down.
+_FIRST = "Nice=-5\n"
+
 # Machines are children of the agent, and outlive it.
 _AGENT = """KillMode=process
 OOMScoreAdjust=-800
@@ -76,10 +79,10 @@ LimitNOFILE=65536
 HANDS: tuple[Role, ...] = ("compute", "network", "storage")  # whose hosts have an agent
 
 OWN = (
-    Own("api", "API", ("control",), True, _UNPRIVILEGED + "OOMScoreAdjust=-300\nLimitNOFILE=65536\n"),
-    Own("hub", "hub: wake-ups and consoles", ("control",), False, _UNPRIVILEGED + "LimitNOFILE=65536\n"),
-    Own("controller", "controller", ("control",), True, _UNPRIVILEGED),
-    Own("agent", "agent of this host", HANDS, settings=_AGENT, after="openvswitch-switch.service"),
+    Own("api", "API", ("control",), True, _UNPRIVILEGED + _FIRST + "OOMScoreAdjust=-300\nLimitNOFILE=65536\n"),
+    Own("hub", "hub: wake-ups and consoles", ("control",), False, _UNPRIVILEGED + _FIRST + "LimitNOFILE=65536\n"),
+    Own("controller", "controller", ("control",), True, _UNPRIVILEGED + _FIRST),
+    Own("agent", "agent of this host", HANDS, settings=_AGENT + _FIRST, after="openvswitch-switch.service"),
 )
 
 

@@ -40,7 +40,7 @@ MARK = f"{HOME}/trilith-incarnation"
 CTL_S = 60.0
 ASK_MEMBERS_S = 300.0  # each question starts an Erlang machine
 ASK_AGAIN_S = 20.0
-NICENESS = 5
+CTL_NICENESS = 5
 SETTLED_S = 4.0  # after a change: several often come together
 MEMORY_MB, DISK_FREE_MB = 400, 200  # absolute: a container sees the memory of all
 TICK_S = 4  # until a silent node counts as gone
@@ -64,8 +64,7 @@ class RabbitMq(UnitEngine):
 
     def units(self) -> list[ServiceUnit]:
         read = (CONF, ADVANCED, ENV, DEFINITIONS, PEERS_TLS, COOKIE, f"{TLS}/host.crt")
-        # its start costs seconds of a processor, which requests do not wait for: it only wakes
-        return [ServiceUnit(UNIT, read, f"Nice={NICENESS}\n")]
+        return [ServiceUnit(UNIT, read)]  # its start costs seconds of a processor: at no priority, as it only wakes
 
     # configuration
 
@@ -255,7 +254,7 @@ class RabbitMq(UnitEngine):
         write_file(self.view.root / MARK.lstrip("/"), json.dumps(mark).encode(), 0o644)
 
     def _ctl(self, *words: str) -> str:
-        argv = ["nice", "-n", str(NICENESS), "/usr/sbin/rabbitmqctl", "--quiet", *words]
+        argv = ["nice", "-n", str(CTL_NICENESS), "/usr/sbin/rabbitmqctl", "--quiet", *words]
         try:
             done = subprocess.run(argv, capture_output=True, text=True, timeout=CTL_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:

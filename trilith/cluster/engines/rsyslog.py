@@ -61,7 +61,7 @@ class Rsyslog(UnitEngine):
         return [ConfigFile(CONF, "\n".join(parts))]
 
     def units(self) -> list[ServiceUnit]:
-        return [ServiceUnit("rsyslog.service", reads=(CONF,))]
+        return [ServiceUnit("rsyslog.service", (CONF,), "Nice=10\n")]
 
     def want(self) -> Doc:
         want = super().want()
