@@ -392,7 +392,7 @@ class CephController:
         return found
 
     def _claim_pools(self) -> None:
-        """Before anything is done in one of them. Raises `NotOurs`, which the status then tells."""
+        """Before anything is done in one of them. Raises `NotOurs`; the storage's row tells it."""
         epoch = self._epoch
         if self._claimed == epoch:
             return

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from trilith.cluster.drill import upgrade
 from trilith.cluster.drill.measure import Bar
@@ -136,8 +137,7 @@ def gateway_host(site: Site) -> str:
 
 
 def first_compute(site: Site) -> str:
-    cluster = _rehearsed(site)
-    return next(name for name in cluster.computes if name not in cluster.controllers)
+    return _rehearsed(site).computes_alone[0]
 
 
 def compute_host(site: Site) -> str:
@@ -159,8 +159,10 @@ def compute_link(network: str) -> Callable[[Site], str]:
 
 def storage_host(site: Site) -> str:
     cluster = _rehearsed(site)
-    holder = cluster.vip_holder()
-    host = next(name for name in cluster.storages if name != holder and name not in cluster.computes)
+    others = [name for name in cluster.storages if name != cluster.vip_holder() and name not in cluster.computes]
+    if not others:
+        raise Problem("No storage host of this rehearsal can be lost alone. Drill a larger cluster file.")
+    host = others[0]
     cluster.power_off([host])
     return f"power of {host}, a storage host"
 
@@ -174,7 +176,7 @@ def partition(site: Site) -> str:
 
 def half_the_hosts(site: Site) -> str:
     cluster = _rehearsed(site)
-    hosts = [name for name in cluster.computes if name not in cluster.controllers]
+    hosts = cluster.computes_alone
     gone = hosts[: max(2, (len(hosts) + 1) // 2)]
     for name in gone:
         cluster.cut(name, "all")
@@ -211,6 +213,9 @@ def gather(site: Site) -> None:
 def restore(site: Site) -> None:
     _rehearsed(site).restore()
 
+
+# Of hosts that real machines are lost with, and of what these write to.
+while_machines_write = partial(Drill, heal=restore, lasts_s=90.0, machines=4, counted=True, pings=True, named=True)
 
 DRILLS: dict[str, Drill] = {
     drill.name: drill
@@ -254,32 +259,22 @@ DRILLS: dict[str, Drill] = {
             lasts_s=20.0,
             pings=True,
         ),
-        Drill(
+        while_machines_write(
             "compute-host-loss",
             "a compute host with 10 machines, power cut",
             compute_host,
             Bar(failed=0, ping_s=60.0),
-            heal=restore,
-            lasts_s=90.0,
             machines=10,
             host=first_compute,
-            counted=True,
             restarts=True,
-            pings=True,
-            named=True,
         ),
         *(
-            Drill(
+            while_machines_write(
                 f"compute-{name}-cut",
                 f"{what} of a compute host, cut for 90 s",
                 compute_link(network),
                 Bar(failed=0),
-                heal=restore,
-                lasts_s=90.0,
-                machines=4,
-                counted=True,
                 restarts=True,
-                named=True,
             )
             for name, what, network in (
                 ("management", "the management link", "management"),
@@ -287,38 +282,25 @@ DRILLS: dict[str, Drill] = {
                 ("host", "every link", "all"),
             )
         ),
-        Drill(
+        while_machines_write(
             "partition",
             "a controller and a compute host cut off together, for 90 s",
             partition,
             Bar(failed=0),
-            heal=restore,
-            lasts_s=90.0,
-            machines=4,
-            counted=True,
             restarts=True,
-            named=True,
         ),
-        Drill(
+        while_machines_write(
             "storage-host",
             "a storage host, power cut, while machines write",
             storage_host,
             Bar(failed=0, io_s=10.0),
-            heal=restore,
             lasts_s=60.0,
-            machines=4,
-            named=True,
         ),
-        Drill(
+        while_machines_write(
             "half-the-hosts",
             "half of the compute hosts vanish, for 90 s: nothing is touched",
             half_the_hosts,
             Bar(failed=0),
-            heal=restore,
-            lasts_s=90.0,
-            machines=4,
-            counted=True,
-            named=True,
         ),
         Drill("any-process", "any process, again and again", any_process, Bar(), cluster=False),
         Drill("everything", "power of everything", everything, Bar(outage_s=120.0), restarts=True),

@@ -148,13 +148,18 @@ class Rehearsed:
             found[name] = {m[1] for word in words if (m := re.fullmatch(r"guest=([0-9a-f-]{36}),.*", word))}
         return found
 
-    def busiest(self) -> str:
-        """The compute host, no controller, that runs most machines."""
-        running = self.machines()
+    @property
+    def computes_alone(self) -> list[str]:
+        """Compute hosts that are no controllers: one at least, or `Problem`."""
         alone = [name for name in self.computes if name not in self.controllers]
         if not alone:
             raise Problem("Every compute host of this rehearsal is a controller too. Drill a larger cluster file.")
-        return max(alone, key=lambda name: len(running[name]))
+        return alone
+
+    def busiest(self) -> str:
+        """The compute host, no controller, that runs most machines."""
+        running = self.machines()
+        return max(self.computes_alone, key=lambda name: len(running[name]))
 
     # --- breaking
 

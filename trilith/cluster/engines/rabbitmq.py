@@ -135,7 +135,7 @@ class RabbitMq(UnitEngine):
         if seen is None or not self.present():
             return seen
         node = self._own(seen["units"][UNIT]["active"])
-        peers = {host.name: self._peer(host) for host in self.view.peers("control")}
+        peers = self._peers()
         seen["node"] = asdict(self._with_members(node, peers))
         seen["peers"] = {name: peer and asdict(peer) for name, peer in peers.items()}
         return seen
@@ -157,6 +157,9 @@ class RabbitMq(UnitEngine):
                 return True
         except OSError:
             return False
+
+    def _peers(self) -> dict[str, Node | None]:
+        return {host.name: self._peer(host) for host in self.view.peers("control")}
 
     def _peer(self, host: Host) -> Node | None:
         """The node of another controller, as its keeper tells; None when that does not answer or does not know yet."""
@@ -242,8 +245,7 @@ class RabbitMq(UnitEngine):
 
     def _require_nobody_runs(self) -> None:
         """A blank node joins whatever runs. Wiping takes seconds, and somebody may have come up meanwhile."""
-        peers = {host.name: self._peer(host) for host in self.view.peers("control")}
-        if running := sorted(name for name, node in peers.items() if node and node.running):
+        if running := sorted(name for name, node in self._peers().items() if node and node.running):
             raise Unavailable(f"RabbitMQ runs on {', '.join(running)} now.")
 
     def _enter(self, mark: Doc) -> None:
