@@ -7,6 +7,7 @@ import pytest
 
 from tests.deploy.conftest import good_facts
 from trilith.cluster.cluster_file import ClusterFile, Fencing
+from trilith.cluster.deploy_apply import managed_files
 from trilith.cluster.deploy_directory import Deployment
 from trilith.cluster.deploy_plan import Change, HostWant, changes, groups, quorum_lost, refusal, restarts, wanted
 from trilith.cluster.deploy_watch import holds_quorum, readiness
@@ -73,6 +74,12 @@ def test_a_second_run_wants_the_same(cluster: ClusterFile, deployment: Deploymen
     for name, earlier in first.items():
         assert want(cluster, again, name).files.keys() == earlier.files.keys()
     assert want(cluster, again, "n1") == first["n1"]
+
+
+def test_whatever_is_written_is_looked_at(cluster: ClusterFile, deployment: Deployment) -> None:
+    """Else it is written again each time."""
+    for host in cluster.hosts:
+        assert set(want(cluster, deployment, host.name).files) <= set(managed_files(host))
 
 
 @pytest.mark.parametrize(
