@@ -180,6 +180,18 @@ def test_a_foreign_process_with_a_remembered_pid_is_left_alone(short_dir: Path) 
             foreign.kill()
 
 
+def test_a_session_has_ended_when_its_processes_are_gone_not_when_they_go(short_dir: Path) -> None:
+    large = "import time; held = bytearray(400 << 20); print(flush=True); time.sleep(1005)"  # takes a while to go
+    environ = {**os.environ, "TRILITH_STATE": str(short_dir)}
+    with subprocess.Popen(
+        [sys.executable, "-c", large], env=environ, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        proc.end_session(process.pid, short_dir, grace_s=0)
+        assert proc.session_members(process.pid) == []
+
+
 def test_full_logs_are_renamed_or_cut(tmp_path: Path) -> None:
     (tmp_path / "api.jsonl").write_text("x" * 100)
     with open(tmp_path / "engine.log", "a") as held:

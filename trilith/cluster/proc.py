@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+PF_EXITING = 0x4  # of the flags in /proc/PID/stat; include/linux/sched.h
+
 
 def boot_id() -> str:
     """Changes with each boot of this machine (and in each container)."""
@@ -18,8 +20,19 @@ def start_ticks(pid: int) -> int | None:
     return None if fields is None or fields[0] in "ZX" else int(fields[19])
 
 
+def wait_ended(pid: int, ticks: int, timeout_s: float) -> bool:
+    """Until the process that started at `ticks` is gone; False when it still is there after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while start_ticks(pid) == ticks:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 def session_members(session: int, state_root: Path | None = None) -> list[int]:
-    """Live processes of a session; with `state_root`, only those that were started for that cloud."""
+    """Live processes of a session; with `state_root`, those that were started for that cloud or cannot say any more,
+    because they are ending."""
     members = []
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -67,6 +80,15 @@ def _stat(pid: int) -> list[str] | None:
 
 def _is_for(pid: int, state_root: Path) -> bool:
     try:
-        return f"TRILITH_STATE={state_root}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+    except ProcessLookupError:  # as newer kernels say it
+        environ = b""
     except OSError:
         return False
+    return f"TRILITH_STATE={state_root}".encode() in environ.split(b"\0") or (not environ and _ends(pid))
+
+
+def _ends(pid: int) -> bool:
+    """A process that exits gives its memory back, and its environment with it, before anything else."""
+    fields = _stat(pid)
+    return fields is not None and bool(int(fields[6]) & PF_EXITING)

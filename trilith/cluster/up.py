@@ -106,10 +106,13 @@ def down(state: State, destroy: bool, stop_machines: Callable[[AgentSettings], i
     state.run.mkdir(exist_ok=True)
     with _commanding(state):
         stopped = ask(state, "stop")
+        since_ticks = proc.start_ticks(stopped["pid"]) if stopped else None
         with locked(state.supervisor_lock, STOP_S) as ours:
             if not ours:
                 pid = state.supervisor_lock.read_text().strip()
                 raise Problem(f"The supervisor does not end. Type: kill -9 {pid}, then: trilith down")
+            if stopped and since_ticks is not None:  # it lets go of its lock a moment before it is gone
+                proc.wait_ended(stopped["pid"], since_ticks, STOP_S)
             supervisor.sweep(state)
             count = stop_machines(agent_settings(state, settings))
             if not settings.fake:
