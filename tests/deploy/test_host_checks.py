@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from tests.deploy.conftest import good_facts
-from trilith.cluster.cluster_file import ClusterFile
+from trilith.cluster.cluster_file import Ceph, ClusterFile, ExistingCeph
 from trilith.cluster.deploy_apply import clock_offset_s
 from trilith.cluster.host_checks import problems, warnings
 
@@ -64,6 +64,20 @@ def test_what_engines_of_ours_have_is_not_taken(cluster: ClusterFile) -> None:
     facts = good_facts(cluster, "c1")
     facts["listening"] = {"443": "haproxy", "3306": "mariadbd", "9200": "trilith", "25672": "beam.smp"}
     assert found(cluster, "c1", facts) == []
+
+
+def test_ceph_needs_a_port_of_controllers_and_memory_of_storage_hosts(cluster: ClusterFile) -> None:
+    facts = good_facts(cluster, "c1")
+    facts["listening"] = {"3300": "nginx"}
+    assert found(cluster, "c1", facts) == []
+    own = msgspec.structs.replace(cluster, ceph=Ceph(osd_memory_mib=2000))
+    assert found(own, "c1", facts) == ["port 3300 is taken by nginx."]
+    existing = ExistingCeph(monitors=["10.60.0.50"], user="trilith", keyring="ceph.keyring")
+    theirs = msgspec.structs.replace(cluster, ceph=Ceph(existing=existing))
+    assert found(theirs, "c1", facts) == []
+    facts = {**good_facts(cluster, "n1"), "memory_mib": 2900}
+    assert found(cluster, "n1", facts) == []
+    assert found(own, "n1", facts) == ["it has 2900 MiB of memory; compute/storage needs 3000."]
 
 
 def test_the_tunnel_address_may_have_moved_to_the_bridge(cluster: ClusterFile) -> None:

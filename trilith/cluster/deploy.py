@@ -367,7 +367,7 @@ class _Deploy:
             if status not in (200, 204, 404):
                 raise Problem(f"{deployed.name}'s credential could not be voided ({status}); type the same again.")
             self.deployment.forget(deployed.name)
-            self.say(deployed.name, "retire", "its credential is void")
+            self.say(deployed.name, "retire", "its credential is void; next: openstack compute service delete")
 
     # --- the end
 

@@ -81,7 +81,7 @@ def find_facts(cluster: ClusterFile, deployed: Deployed) -> None:
         "host": host.name,
         "names": [other.name for other in cluster.hosts],
         "addresses": [other.address for other in cluster.hosts],
-        "ports": list(host_checks.ports(host)),
+        "ports": list(host_checks.ports(cluster, host)),
         "packages": host_packages(host.roles, cluster.ceph is not None),
         "files": managed_files(host),
         "kvm_probe": probe if cluster.engines.accelerator != "tcg" else "",

@@ -36,11 +36,13 @@ GOOD_SYSTEMD = ("running", "degraded", "starting")
 TAKES_ADDRESS = "br-phy"  # the userspace data path moves the tunnel's address from its interface to this bridge
 
 
-def ports(host: Host) -> dict[int, frozenset[str]]:
+def ports(cluster: ClusterFile, host: Host) -> dict[int, frozenset[str]]:
     """TCP ports that a host of these roles needs, and the processes that may have them."""
     found = {KEEPER_PORT: OURS}
     if "control" in host.roles:
         found |= ENGINE_PORTS
+        if cluster.ceph is not None and cluster.ceph.existing is None:
+            found[3300] = frozenset({"ceph-mon"})
     if "logging" in host.roles:
         found[6514] = frozenset({"rsyslogd"})
     return found
@@ -50,11 +52,11 @@ def problems(cluster: ClusterFile, host: Host, facts: Facts, clock_offset_s: flo
     """Sentences without the host's name; [] for a host that can be deployed to."""
     return [
         *_system(facts),
-        *_room(host, facts),
+        *_room(cluster, host, facts),
         *_clock(clock_offset_s),
         *_names(cluster, host, facts),
         *_interfaces(cluster, host, facts),
-        *_occupied(host, facts),
+        *_occupied(cluster, host, facts),
     ] + ([_no_kvm(facts)] if cluster.engines.accelerator == "kvm" and _lacks_kvm(host, facts) else [])
 
 
@@ -82,9 +84,11 @@ def _system(facts: Facts) -> list[str]:
     return found
 
 
-def _room(host: Host, facts: Facts) -> list[str]:
+def _room(cluster: ClusterFile, host: Host, facts: Facts) -> list[str]:
     found = []
     memory_mib = max(MEMORY_MIB[role] for role in host.roles)
+    if "storage" in host.roles and cluster.ceph is not None and cluster.ceph.existing is None:
+        memory_mib += cluster.ceph.osd_memory_mib
     if facts["memory_mib"] < memory_mib:
         found.append(f"it has {facts['memory_mib']} MiB of memory; {'/'.join(host.roles)} needs {memory_mib}.")
     needed = {"/var/lib": max(FREE_MIB[role] for role in host.roles), "/opt": PROGRAM_MIB}
@@ -163,8 +167,8 @@ def _listed(links: dict[str, Any]) -> str:
     return ", ".join(name for name in links if name != "lo") or "none"
 
 
-def _occupied(host: Host, facts: Facts) -> list[str]:
-    allowed = ports(host)
+def _occupied(cluster: ClusterFile, host: Host, facts: Facts) -> list[str]:
+    allowed = ports(cluster, host)
     found = [
         f"port {port} is taken by {owner}."
         for port, owner in facts["listening"].items()
