@@ -183,6 +183,12 @@ def _apis(view: HostView) -> str:
   # each look costs three controllers a TLS handshake: a server that fails a request is marked down by that
   default-server check inter 2s fastinter 500ms downinter 500ms fall 2 rise 2
   default-server observe layer4 error-limit 1 on-error mark-down
+  # a host without power says nothing, nor does its kernel: what waits for it waits no longer than that takes to see
+  option srvtcpka
+  srvtcpka-idle 2s
+  srvtcpka-intvl 1s
+  srvtcpka-cnt 2
+  default-server tcp-ut 4s
   # a controller that has just started has other work yet; the others take most requests meanwhile
   default-server slowstart 20s
 {_servers(view, port, secured)}
