@@ -38,6 +38,7 @@ class Cloud:
         self.names = {"admin": f"trilith-{port}", "demo": f"trilith-{port}-demo"}
         self.url = f"http://127.0.0.1:{port}"
         self.ca_file: Path | None = None
+        self.shares_disks = False
         self._tokens: dict[str, str] = {}
 
     def trilith(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -123,7 +124,7 @@ class RehearsedCloud(Cloud):
     def __init__(self, rehearsal: Path) -> None:
         super().__init__(port=0)
         cluster = Rehearsal(rehearsal).cluster
-        self.fake, self.home = cluster.fake, Path.home()
+        self.fake, self.home, self.shares_disks = cluster.fake, Path.home(), cluster.ceph is not None
         self.env["HOME"] = str(self.home)
         self.names = {"admin": cluster.name, "demo": f"{cluster.name}-demo"}
         self.url = f"https://{cluster.vip}"

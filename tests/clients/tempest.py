@@ -1,6 +1,6 @@
 """Tempest, unmodified, against a cloud that this starts, or a rehearsal's.
 
-    python -m tests.clients.tempest [--fake] [--rehearsal DIR] interop|smoke|core|entry|REGEX
+    python -m tests.clients.tempest [--fake] [--rehearsal DIR] interop|smoke|core|entry|moves|REGEX
 
 `interop.txt` holds the tests that the interoperability guidelines require of compute clouds.
 """
@@ -28,6 +28,15 @@ ENTRY = (
     "tempest.scenario.test_minimum_basic.TestMinimumBasicScenario.test_minimum_basic_scenario",
     "tempest.scenario.test_volume_boot_pattern.TestVolumeBootPattern.test_volume_boot_pattern",
 )
+MOVES = (
+    r"compute\..*(migrat|resize|shelve)",
+    "compute.admin.test_servers_on_multinodes",
+    "serial_tests.api.compute.admin.test_server_affinity",
+    "scenario.test_network_advanced_server_ops",
+    "scenario.test_server_multinode",
+    "scenario.test_shelve_instance",
+    "scenario.test_instances_with_cinder_volumes",
+)
 NEEDS_LOGIN = "test_rebuild_volume_backed_server"  # without asking whether there is anyone to log in to
 
 
@@ -36,6 +45,8 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
     image = cloud.named("/image/v2/images", "trilith-guest")["id"]
     flavors = {f["name"]: f["id"] for f in cloud.get("/compute/v2.1/flavors")["flavors"]}
     public = cloud.named("/networking/v2.0/networks", "public")["id"]
+    hosts = cloud.get("/compute/v2.1/os-services?binary=nova-compute")["services"]
+    several = str(len(hosts) > 1).lower()
     extensions = [e["alias"] for e in cloud.get("/networking/v2.0/extensions")["extensions"]]
     return {
         "DEFAULT": {"log_file": "tempest.log", "debug": "true"},
@@ -63,6 +74,7 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
             "flavor_ref_alt": flavors["m1.micro"],
             "min_microversion": "2.1",
             "max_microversion": "2.104",
+            "min_compute_nodes": str(len(hosts)),
             "build_timeout": "30" if cloud.fake else "180",
             "build_interval": "1",
         },
@@ -73,10 +85,14 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
             "serial_console": "false",
             "suspend": "true",
             "pause": "true",
-            "shelve": "false",
+            "shelve": "true",
+            "shelve_migrate": several,
             "rescue": "true",
-            "cold_migration": "false",
-            "live_migration": "false",
+            "cold_migration": several,
+            "live_migration": several,
+            "live_migrate_back_and_forth": several,
+            "block_migration_for_live_migration": str(not cloud.shares_disks).lower(),
+            "volume_backed_live_migration": several,
             "attach_encrypted_volume": "false",
             "config_drive": "true",
             "dhcp_domain": "",  # the metadata's hostname is the server's, with no domain put behind it
@@ -120,8 +136,8 @@ def fetch_image(cloud: Cloud, name: str, path: Path) -> None:
 def prepare(cloud: Cloud) -> Path:
     """A Tempest workspace for this cloud."""
     workspace = cloud.state / "tempest"
-    env = {**os.environ, "HOME": str(cloud.home)}
-    subprocess.run([BIN / "tempest", "init", workspace], check=True, capture_output=True, env=env, cwd=cloud.state)
+    done = subprocess.run([BIN / "tempest", "init", workspace], capture_output=True, text=True, env=_env(cloud))
+    assert done.returncode == 0, done.stderr[-2000:]
     fetch_image(cloud, "trilith-guest", workspace / "guest.qcow2")
     if not cloud.get("/image/v2/images?name=guest-again")["images"]:
         as_file = ("--file", str(workspace / "guest.qcow2"), "--disk-format", "qcow2")
@@ -135,10 +151,14 @@ def prepare(cloud: Cloud) -> Path:
 
 def run(cloud: Cloud, workspace: Path, *words: str, show: bool = False) -> subprocess.CompletedProcess[str]:
     """``tempest run`` with these words; its output is text that ends with the totals, or shown as it comes."""
-    path = f"{BIN}:{os.environ['PATH']}"
-    env = {**os.environ, "HOME": str(cloud.home), "PATH": path, "PYTHONUNBUFFERED": "1"}
     command = [str(BIN / "tempest"), "run", *words]
-    return subprocess.run(command, capture_output=not show, text=True, env=env, cwd=workspace)
+    return subprocess.run(command, capture_output=not show, text=True, env=_env(cloud), cwd=workspace)
+
+
+def _env(cloud: Cloud) -> dict[str, str]:
+    """Tempest remembers its workspaces in its home; those of a run that is over are of no use."""
+    home, path = cloud.state / "home", f"{BIN}:{os.environ['PATH']}"
+    return {**os.environ, "HOME": str(home), "PATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def exactly(names: Iterable[str]) -> str:
@@ -155,6 +175,8 @@ def chosen(workspace: Path, what: str) -> list[str]:
         return ["--include-list", str(wanted)]
     if what == "entry":
         return ["--regex", "|".join(f"^{re.escape(name)}" for name in ENTRY)]
+    if what == "moves":
+        return ["--regex", "|".join(MOVES)]
     if what == "core":
         return ["--regex", "^tempest\\.(api|scenario)", "--exclude-list", str(HERE / "tempest_left_out.txt")]
     return ["--smoke"] if what == "smoke" else ["--regex", what]
@@ -164,7 +186,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.clients.tempest", description=__doc__)
     parser.add_argument("--fake", action="store_true", help="pretended machines: everything but logins, fast")
     parser.add_argument("--rehearsal", type=Path, metavar="DIR", help="against the cluster of this rehearsal")
-    parser.add_argument("what", nargs="?", default="smoke", help="interop, smoke, core, entry, or a regular expression")
+    parser.add_argument("what", nargs="?", default="smoke", help="a set's name (see above), or a regular expression")
     arguments = parser.parse_args()
     rehearsal, fake = arguments.rehearsal, arguments.fake
     cloud = RehearsedCloud(rehearsal) if rehearsal else Cloud(port=18784, fake=fake)
