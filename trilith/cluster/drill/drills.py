@@ -22,7 +22,8 @@ class Drill:
     `storm`: servers that are asked for in one request just before; how long requests are slow is then no bar,
     because the machines that boot take the processors of a rehearsal for minutes. `machines`: that write to a
     volume each, on `host` (None: on any). `restarts`: machines may be started again. `counted`: QEMU processes are
-    counted over all hosts throughout: never two of one machine."""
+    counted over all hosts throughout: never two of one machine. `moves`: live migrations of those machines, with TCP
+    connections to them; `kills`: agents and controllers die meanwhile."""
 
     name: str
     what: str
@@ -35,13 +36,15 @@ class Drill:
     machines: int = 0
     host: Callable[[Site], str] | None = None
     counted: bool = False
+    moves: int = 0
+    kills: bool = False
     restarts: bool = False
     cluster: bool = True
     "Needs a rehearsal; else it works on one machine too."
     pings: bool = False
     "Is about machines' traffic: needs real ones."
     named: bool = False
-    "Is done only where it is named: it needs shared storage."
+    "Is done only where it is named: it needs shared storage, or takes long."
 
 
 def _rehearsed(site: Site) -> Rehearsed:
@@ -183,6 +186,11 @@ def half_the_hosts(site: Site) -> str:
     return f"every link of {', '.join(gone)}"
 
 
+def nothing(site: Site) -> str:
+    """What happens is that machines move."""
+    return "nothing"
+
+
 def everything(site: Site) -> str:
     cluster = _rehearsed(site)
     cluster.power_off(cluster.hosts)
@@ -216,6 +224,9 @@ def restore(site: Site) -> None:
 
 # Of hosts that real machines are lost with, and of what these write to.
 while_machines_write = partial(Drill, heal=restore, lasts_s=90.0, machines=4, counted=True, pings=True, named=True)
+
+# Of machines that write, and answer on TCP connections.
+while_machines_move = partial(Drill, inject=nothing, machines=4, pings=True, named=True)
 
 DRILLS: dict[str, Drill] = {
     drill.name: drill
@@ -301,6 +312,16 @@ DRILLS: dict[str, Drill] = {
             "half of the compute hosts vanish, for 90 s: nothing is touched",
             half_the_hosts,
             Bar(failed=0),
+        ),
+        while_machines_move(
+            "live-migrations", "20 live migrations, two at a time", bar=Bar(failed=0, broken=0), moves=20
+        ),
+        while_machines_move(
+            "live-migrations-killed",
+            "live migrations while agents and controllers die",
+            bar=Bar(broken=0),
+            moves=10,
+            kills=True,
         ),
         Drill("any-process", "any process, again and again", any_process, Bar(), cluster=False),
         Drill("everything", "power of everything", everything, Bar(outage_s=120.0), restarts=True),

@@ -20,8 +20,8 @@ class Bar:
     its mending. `failed`: requests that failed although the client tried once more. `added_s`: on the usual
     latency, in the worst three seconds; and of volumes, made one after the other, in the worst three. `slow_s`:
     how long after the fault requests are still slow. `ping_s`: the longest silence of a machine that is pinged.
-    `io_s`: the longest that a machine's write took. `healed_s`: from the fault's end until everything is as
-    before, without a hand."""
+    `io_s`: the longest that a machine's write took. `broken`: TCP connections to machines that were lost. `healed_s`:
+    from the fault's end until everything is as before, without a hand."""
 
     outage_s: float | None = None
     failed: int | None = None
@@ -29,12 +29,14 @@ class Bar:
     slow_s: float | None = None
     ping_s: float | None = None
     io_s: float | None = None
+    broken: int | None = None
     healed_s: float = 120.0
 
 
 @dataclass
 class Figures:
-    """What was measured; the names are the bar's. `retried`: went well at the second try. `usual_s`: median before."""
+    """What was measured; the names are the bar's. `retried`: went well at the second try. `usual_s`: median before.
+    `stream_s`: the longest that a line on a TCP connection waited for its answer."""
 
     requests: int = 0
     outage_s: float = 0.0
@@ -46,6 +48,8 @@ class Figures:
     slow_s: float = 0.0
     ping_s: float | None = None
     io_s: float | None = None
+    broken: int | None = None
+    stream_s: float | None = None
     lag_s: float = 0.0
     healed_s: float | None = None
     problems: dict[str, int] = field(default_factory=dict)
@@ -74,6 +78,7 @@ def figures(samples: list[Doc], fault_at_s: float, mended_at_s: float | None = N
     for problem in (tried[2] for s in after for tried in s["tries"] if tried[2]):
         problems[problem] = problems.get(problem, 0) + 1
     pings = [s for s in samples if "ping" in s]
+    lines = [s for s in samples if "stream" in s]
     return Figures(
         requests=len(requests),
         outage_s=sum(_span(moments_s, 1 / RATE) for moments_s in outages.values()),
@@ -87,6 +92,8 @@ def figures(samples: list[Doc], fault_at_s: float, mended_at_s: float | None = N
         slowest_s=max((s["took_s"] for s in plain if s in after), default=0.0),
         slow_s=max((at - event_s(at) for at in late), default=0.0),
         ping_s=max((_gap_s(pings, address) for address in _addresses(pings)), default=None),
+        broken=sum(s["problem"] is not None for s in lines) if lines else None,
+        stream_s=max((s["took_s"] for s in lines if s["took_s"] is not None), default=None),
         lag_s=max((s["lag_s"] for s in requests), default=0.0),
         problems=problems,
     )
@@ -96,7 +103,7 @@ def missed(found: Figures, bar: Bar) -> list[str]:
     """Which bars do not hold, as sentences."""
     wrong = []
     for name in WORDS:
-        unit = "" if name == "failed" else " s"
+        unit = "" if name in ("failed", "broken") else " s"
         asked, got = getattr(bar, name), getattr(found, name)
         if asked is not None and got is not None and got > asked:
             number = got if isinstance(got, int) else round(got, 2)
@@ -114,6 +121,7 @@ WORDS = {
     "slow_s": "slow for",
     "ping_s": "no answer to pings for",
     "io_s": "a machine's write waited",
+    "broken": "lost TCP connections",
 }
 
 

@@ -19,12 +19,12 @@ import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
-from trilith.cluster.drill import pings
+from trilith.cluster.drill import pings, streams
 from trilith.cluster.drill.api import TOKENS, password_request
 
 RATE = 20.0  # requests a second
@@ -47,7 +47,7 @@ Try = Callable[[bool], Awaitable[str | None]]
 
 @dataclass(frozen=True)
 class Target:
-    """What is measured. `addresses` are pinged."""
+    """What is measured. `addresses` are pinged; `streams` are addresses that get a TCP connection."""
 
     url: str
     ca: str | None
@@ -56,6 +56,7 @@ class Target:
     project: str
     image: str
     addresses: list[str]
+    streams: list[str] = field(default_factory=list)
 
 
 class Meter:
@@ -191,35 +192,42 @@ class Meter:
         """A volume, from the request until a host has made it: what a lost hint would delay. One at a time."""
         name = f"drill-{os.getpid()}-{next(self.names)}"
         path = "/volume/v3/volumes"
+        deleting: set[str] = set()
 
         async def attempt(again: bool) -> str | None:
             self.working = True
             try:
                 _, listed = await self._call("GET", f"{path}?name={name}") if again else (200, b'{"volumes": []}')
                 made = json.loads(listed)["volumes"]
+                if not made and deleting:
+                    return None  # the first try had come to its end, but for the answer
                 if not made:
                     _, content = await self._call("POST", path, {"volume": {"name": name, "size": 1}})
                     made = [json.loads(content)["volume"]]
-                return await self._until_available(f"{path}/{made[0]['id']}")
+                return await self._until_available(f"{path}/{made[0]['id']}", deleting)
             finally:
                 self.working = False
 
         return attempt
 
-    async def _until_available(self, path: str) -> str | None:
+    async def _until_available(self, path: str, deleting: set[str]) -> str | None:
+        """`deleting`: of those volumes it was asked that they go; this adds to them."""
         deadline = time.monotonic() + WORK_S
         while time.monotonic() < deadline:
             try:
-                _, content = await self._call("GET", path)
+                status, content = await self._call("GET", path, None, WELL | ({404} if path in deleting else set()))
             except (aiohttp.ClientError, TimeoutError, OSError):
                 await asyncio.sleep(0.2)
                 continue
-            status = json.loads(content)["volume"]["status"]
-            if status == "available":
+            if status == 404:
+                return None
+            state = json.loads(content)["volume"]["status"]
+            if state == "available":
+                deleting.add(path)
                 await self._call("DELETE", path, None, WELL | {404})
                 return None
-            if status.startswith("error"):
-                return f"a volume became {status}"
+            if state.startswith("error"):
+                return f"a volume became {state}"
             await asyncio.sleep(0.1)
         return f"a volume was not available within {WORK_S:.0f} s"
 
@@ -229,11 +237,12 @@ async def measure(target: Target, ended: asyncio.Event, write: Callable[[Doc], N
     connector = aiohttp.TCPConnector(limit=0, ssl=tls, keepalive_timeout=30)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:
-        pinging = [asyncio.create_task(pings.ping(address, write)) for address in target.addresses]
+        beside = [asyncio.create_task(pings.ping(address, write)) for address in target.addresses]
+        beside += [asyncio.create_task(streams.stream(address, write)) for address in target.streams]
         try:
             await Meter(target, session, write).run(ended)
         finally:
-            for task in pinging:
+            for task in beside:
                 task.cancel()
 
 

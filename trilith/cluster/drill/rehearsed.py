@@ -1,8 +1,11 @@
 """A rehearsal's cluster as the place of a drill: its hosts are asked and broken past their networks."""
 
+import itertools
 import json
 import logging
+import os
 import re
+import socket
 import ssl
 import time
 import urllib.error
@@ -25,6 +28,7 @@ T = TypeVar("T")
 STATE, TRILITH = "/var/lib/trilith", "/usr/local/bin/trilith"
 OWN_UNITS = ("api", "hub", "controller", "agent", "keeper")
 HEALTH_S = 3.0
+QMP_S = 2.0
 MOVE_S, MOVE_EACH_S = 30.0, 2.0
 # Erlang: every quorum queue's leader comes to the node that is asked
 TRANSFER = """[begin {Name, _} = Leader = amqqueue:get_pid(Q), ra:transfer_leadership(Leader, {Name, node()}) end
@@ -144,9 +148,28 @@ class Rehearsed:
         """Host -> servers that have a QEMU process there, as this machine's kernel says it: no host is asked."""
         found: dict[str, set[str]] = {}
         for name in self.computes:
-            words = [word for pid in self._host(name).pids() for word in _command_line(pid)]
-            found[name] = {m[1] for word in words if (m := re.fullmatch(r"guest=([0-9a-f-]{36}),.*", word))}
+            found[name] = {guest for pid in self._host(name).pids() if (guest := _guest(_command_line(pid)))}
         return found
+
+    def there_twice(self) -> dict[str, list[str]]:
+        """Servers that have a QEMU process on more than one host -> those."""
+        return _on_several(self.machines())
+
+    def running_twice(self) -> dict[str, list[str]]:
+        """Servers that run on more than one host, as their QEMU processes say. The hosts are asked one after the other,
+        and a machine that was seen on two may have gone from one to the other: so they are asked once more."""
+        first = self.there_twice()
+        again = [self._running_there(first), self._running_there(first)] if first else []
+        return {key: hosts for key, hosts in first.items() if again and all(set(hosts) <= it[key] for it in again)}
+
+    def _running_there(self, servers: dict[str, list[str]]) -> dict[str, set[str]]:
+        return {
+            server: {host for host in hosts if any(_says_it_runs(pid, server) for pid in self._pids_of(host, server))}
+            for server, hosts in servers.items()
+        }
+
+    def _pids_of(self, host: str, server: str) -> list[int]:
+        return [pid for pid in self._host(host).pids() if _guest(_command_line(pid)) == server]
 
     @property
     def computes_alone(self) -> list[str]:
@@ -262,3 +285,36 @@ def _command_line(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return []
+
+
+def _guest(words: list[str]) -> str | None:
+    """The server whose QEMU has this command line."""
+    return next((m[1] for word in words if (m := re.fullmatch(r"guest=([0-9a-f-]{36}),.*", word))), None)
+
+
+def _on_several(machines: dict[str, set[str]]) -> dict[str, list[str]]:
+    everywhere = sorted(server for servers in machines.values() for server in servers)
+    twice = {server for server, next_one in itertools.pairwise(everywhere) if server == next_one}
+    return {server: sorted(host for host, servers in machines.items() if server in servers) for server in twice}
+
+
+def _says_it_runs(pid: int, server: str) -> bool:
+    """What the process says on the monitor that is for diagnosis; False where it says nothing."""
+    try:
+        run = os.open(f"/proc/{pid}/root{STATE}/host/machines/{server}/run", os.O_PATH | os.O_DIRECTORY)
+        try:
+            with socket.socket(socket.AF_UNIX) as link:
+                link.settimeout(QMP_S)
+                link.connect(f"/proc/self/fd/{run}/qmp2")  # a socket's path is short
+                lines = link.makefile("rwb")
+                lines.readline()
+                for command in ("qmp_capabilities", "query-status"):
+                    lines.write(json.dumps({"execute": command, "id": command}).encode() + b"\n")
+                    lines.flush()
+                    while (answer := json.loads(lines.readline())).get("id") != command:
+                        pass
+                return bool(answer["return"]["running"])
+        finally:
+            os.close(run)
+    except (OSError, ValueError, KeyError):
+        return False

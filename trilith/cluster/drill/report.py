@@ -1,6 +1,7 @@
 """What the drills found, for people and for programs."""
 
 import json
+import statistics
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +19,8 @@ def as_text(outcomes: list[Outcome]) -> str:
     for outcome in outcomes:
         if why := reasons(outcome):
             lines += ["", f"{outcome.drill} ({outcome.broke}):", *why]
+    for outcome in outcomes:
+        lines += _moves(outcome)
     late_s = max((outcome.figures.lag_s for outcome in outcomes), default=0.0)
     lines += ["", f"The measuring client was late by {late_s * 1000:.0f} ms at most."]
     return "\n".join(lines)
@@ -42,6 +45,20 @@ def reasons(outcome: Outcome) -> list[str]:
     said = [*outcome.wrong, *outcome.stuck, *outcome.leaked, *outcome.lost]
     more = [f"  and {len(said) - MOST_REASONS} more; all of them: --json"] if len(said) > MOST_REASONS else []
     return [f"  {words[:220]}" for words in said[:MOST_REASONS]] + more
+
+
+def _moves(outcome: Outcome) -> list[str]:
+    """What live migrations cost; [] where there were none."""
+    down = [move["downtime_s"] for move in outcome.moves if move["downtime_s"] is not None]
+    if not outcome.moves:
+        return []
+    took = [move["ended_s"] - move["begun_s"] for move in outcome.moves]
+    silence = f"; silent for {statistics.median(down):.1f} s, at most {max(down):.1f} s" if down else ""
+    figures = outcome.figures
+    lost = "" if figures.broken is None else f"; {figures.broken} TCP connections lost"
+    waited = "" if figures.stream_s is None else f", a line waited {figures.stream_s:.1f} s at most"
+    said = f"{outcome.broke}: each took {statistics.median(took):.1f} s, at most {max(took):.1f} s"
+    return ["", f"{outcome.drill}: {said}{silence}{lost}{waited}."]
 
 
 def _row(outcome: Outcome) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from trilith.cluster.drill.drills import Drill
 from trilith.cluster.drill.load import PATHS, Broken, Promises, User, broken_promises, take_away
 from trilith.cluster.drill.measure import Figures, figures, missed
 from trilith.cluster.drill.meter import Target
+from trilith.cluster.drill.moves import Move, Moves, with_downtime
 from trilith.cluster.drill.rehearsed import Rehearsed
 from trilith.cluster.drill.site import Site, own_process
 from trilith.cluster.drill.stage import Stage
@@ -39,7 +40,7 @@ Say = Callable[[str], None]
 @dataclass
 class Outcome:
     """What came of a drill. `samples`: the meter's; `fault_at_s`, `fault_ended_s`: on the same clock. `wrong`: what
-    bars do not hold; `stuck`, `leaked`, `lost`: sentences."""
+    bars do not hold; `stuck`, `leaked`, `lost`: sentences. `moves`: see `moves.with_downtime`."""
 
     drill: str
     what: str
@@ -54,6 +55,7 @@ class Outcome:
     leaked: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     load: Doc = field(default_factory=dict)
+    moves: list[Doc] = field(default_factory=list)
     samples: list[Doc] = field(default_factory=list, repr=False)
 
     @property
@@ -117,10 +119,11 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
         writers = Writers(stage, standing, drill.machines, drill.host(site) if drill.host else None)
     promises.starts = {key: start for key, start in audit.starts(site.looks()).items() if key in promises.made}
     say(f"{drill.name}: measuring the usual for {BEFORE_S:.0f} s")
-    measured = Measurement(stage.target(*(writers.addresses if writers else ())))
+    measured = Measurement(stage.target(*(writers.addresses if writers else ()), streams=bool(drill.moves)))
     told: dict[str, Told] = {}
+    moved: list[Move] = []
     try:
-        counted = _counted(site if drill.counted else None, outcome)
+        counted = _counted(site if drill.counted or drill.moves else None, bool(drill.moves), outcome)
         with _users(stage, promises, detach=not drill.storm) as users, counted:
             time.sleep(BEFORE_S)
             if drill.storm:
@@ -128,6 +131,8 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
             if writers:
                 told = writers.all_told()
             _break(site, drill, outcome, say)
+            if drill.moves and writers and isinstance(site, Rehearsed):
+                moved = _move(site, stage, drill, writers, outcome, say)
             outcome.figures.healed_s = _healed(site, drill, outcome, say)
     finally:
         measured.end()
@@ -136,6 +141,8 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
     outcome.figures.healed_s = healed_s
     if writers:
         outcome.figures.io_s = writers.slowest_s()
+        addresses = dict(zip(writers.servers, writers.addresses, strict=True))
+        outcome.moves = with_downtime(moved, addresses, measured.samples)
     outcome.wrong = missed(outcome.figures, drill.bar)
     if drill.restarts:
         promises.starts.clear()
@@ -224,17 +231,16 @@ def _what_was_written(site: Site, promises: Promises, writers: Writers, told: di
 
 
 @contextmanager
-def _counted(site: Site | None, outcome: Outcome) -> Iterator[None]:
-    """Meanwhile, QEMU processes are counted: a machine that has two is lost, whatever becomes of it later."""
+def _counted(site: Site | None, moving: bool, outcome: Outcome) -> Iterator[None]:
+    """Meanwhile, QEMU processes are counted: a machine that has two is lost, whatever becomes of it later. While
+    machines move they have two, of which one may run."""
     ended = threading.Event()
 
     def count() -> None:
         while isinstance(site, Rehearsed) and not ended.wait(COUNT_EACH_S):
-            running = site.machines()
-            for server in set().union(*running.values()):
-                there = sorted(host for host, servers in running.items() if server in servers)
-                twice = f"machine {server} ran on {' and '.join(there)} at once"
-                if len(there) > 1 and twice not in outcome.lost:
+            for server, hosts in (site.running_twice() if moving else site.there_twice()).items():
+                twice = f"machine {server} ran on {' and '.join(hosts)} at once"
+                if twice not in outcome.lost:
                     outcome.lost.append(twice)
 
     counter = threading.Thread(target=count, daemon=True)
@@ -256,6 +262,16 @@ def _break(site: Site, drill: Drill, outcome: Outcome, say: Say) -> None:
         drill.heal(site)
         say(f"{drill.name}: healed after {time.monotonic() - outcome.fault_at_s:.0f} s")
     outcome.fault_ended_s = time.monotonic()
+
+
+def _move(site: Rehearsed, stage: Stage, drill: Drill, writers: Writers, outcome: Outcome, say: Say) -> list[Move]:
+    moves = Moves(site, stage, writers.servers)
+    done = moves.run(drill.moves, drill.kills)
+    outcome.broke = moves.told(done)
+    outcome.stuck += [sentence for move in done for sentence in move.wrong]
+    outcome.fault_ended_s = time.monotonic()
+    say(f"{drill.name}: {outcome.broke}")
+    return done
 
 
 def _healed(site: Site, drill: Drill, outcome: Outcome, say: Say) -> float | None:

@@ -14,6 +14,7 @@ from trilith.cluster.drill.api import Answer, Api
 from trilith.cluster.drill.load import COMPUTE, NETWORK, VOLUME, Broken, Promises, Things, User, prepare
 from trilith.cluster.drill.meter import Target
 from trilith.cluster.drill.site import Site
+from trilith.cluster.drill.streams import ECHO_PORT
 
 Doc = dict[str, Any]
 IDENTITY = "/identity/v3"
@@ -43,11 +44,13 @@ class Stage:
         self.things: Things = prepare(self.api, self.api.sign_in(self.name, self.password, self.name))
         self.subnet = self._ask("GET", f"{NETWORK}/subnets?network_id={self.things.network}")["subnets"][0]["id"]
 
-    def target(self, *more: str) -> Target:
-        """`more`: addresses that are pinged too."""
+    def target(self, *more: str, streams: bool = False) -> Target:
+        """`more`: addresses that are pinged too; with `streams`, those machines answer on a TCP connection too."""
         ca = None if self.site.ca is None else str(self.site.ca)
         url, image = self.site.url, self.things.image
-        return Target(url, ca, self.name, self.password, self.name, image, [*self.addresses, *more])
+        return Target(
+            url, ca, self.name, self.password, self.name, image, [*self.addresses, *more], list(more) if streams else []
+        )
 
     def user(self, number: int, promises: Promises, ended: threading.Event, rest_s: float = 0.0) -> User:
         return User(number, self.api, promises, ended, self.things, rest_s=rest_s)
@@ -69,8 +72,10 @@ class Stage:
         listed = self._ask("GET", f"{NETWORK}/ports?device_id={self.router}&device_owner={owner}")
         self.gateway_port = listed["ports"][0]["id"]
         group = self._ask("GET", f"{NETWORK}/security-groups?name=default&project_id={self.project}")
-        rule: Doc = {"direction": "ingress", "protocol": "icmp", "security_group_id": group["security_groups"][0]["id"]}
-        self._ask("POST", f"{NETWORK}/security-group-rules", {"security_group_rule": rule})
+        rule: Doc = {"direction": "ingress", "security_group_id": group["security_groups"][0]["id"]}
+        echo = {"protocol": "tcp", "port_range_min": ECHO_PORT, "port_range_max": ECHO_PORT}
+        for more in ({"protocol": "icmp"}, echo):
+            self._ask("POST", f"{NETWORK}/security-group-rules", {"security_group_rule": rule | more})
         user = self.user(0, self._pinged, threading.Event())
         nics = [{"uuid": self.things.network}]
         body = {"flavorRef": self.things.flavor, "imageRef": self.things.image, "networks": nics}
@@ -101,6 +106,24 @@ class Stage:
         finally:
             for key in others:
                 self._ask("PUT", f"{COMPUTE}/os-services/{key}", {"status": "enabled"})
+
+    def live_migrate(self, server: str) -> str:
+        """Asks for it; "" or the refusal."""
+        body = {"os-migrateLive": {"host": None, "block_migration": "auto"}}
+        answer = self._patient("POST", f"{COMPUTE}/servers/{server}/action", body, self._admin)
+        return "" if answer.status == 202 else f"{answer.status} {answer.content[:200]!r}"
+
+    def last_move(self, server: str) -> Doc | None:
+        """The newest migration of a server: ``id status source_compute dest_compute``, among others."""
+        found: list[Doc] = self._ask("GET", f"{COMPUTE}/os-migrations?instance_uuid={server}")["migrations"]
+        return max(found, key=lambda row: row["id"], default=None)
+
+    def host_of(self, server: str) -> str:
+        return str(self._server(server)["OS-EXT-SRV-ATTR:host"])
+
+    def is_idle(self, server: str) -> bool:
+        row = self._server(server)
+        return row["status"] == "ACTIVE" and row["OS-EXT-STS:task_state"] is None
 
     def clear(self) -> None:
         """Everything goes; what is gone already is fine."""
@@ -134,6 +157,10 @@ class Stage:
         for volume in found:
             if volume["name"].startswith("drill-"):
                 self._patient("DELETE", f"{VOLUME}/volumes/{volume['id']}", None, self.things.token)
+
+    def _server(self, server: str) -> Doc:
+        found: Doc = self._ask("GET", f"{COMPUTE}/servers/{server}")["server"]
+        return found
 
     def _people(self) -> None:
         new = {"name": self.name, "domain_id": "default"}
