@@ -1,6 +1,7 @@
 """A lost host is cut off from Ceph: its clients, nobody else's, in time, and without a way back for them."""
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,10 @@ class Slow(FakeCeph):
         self.answers = threading.Event()
         self.asked = 0
 
-    def watchers(self, pool: str, name: str) -> list[str]:
+    def watchers_of(self, images: Sequence[tuple[str, str]]) -> list[list[str]]:
         self.asked += 1
         self.answers.wait(30)
-        return super().watchers(pool, name)
+        return super().watchers_of(images)
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_a_slow_ceph_is_not_waited_for_and_asked_once(cloud: Cloud, ceph: Slow, 
     ceph.opened["machines", f"{server}_root-0"] = [HERE]
     ceph.answers.clear()
     for _ in range(3):
-        with pytest.raises(Unavailable, match="1 of 1 disks"):
+        with pytest.raises(Unavailable, match="its 1 disks"):
             fencing.cut_off("c1")
     assert ceph.asked == 1
     ceph.answers.set()

@@ -127,6 +127,11 @@ def test_clients_are_blocklisted_by_address(ceph: Driver) -> None:
         for _ in range(2):
             ceph.unblock(address)
     assert not {"192.0.2.7", "192.0.2.8:0/123"} & ceph.blocklisted()
+    ceph.blocklist_all(["192.0.2.9:0/1", "192.0.2.9:0/2"])
+    assert {"192.0.2.9:0/1", "192.0.2.9:0/2"} <= ceph.blocklisted()
+    with pytest.raises(Refused, match="no client"):
+        ceph.blocklist_all(["192.0.2.10:0/1", "host"])
+    assert "192.0.2.10:0/1" not in ceph.blocklisted()
     for wrong in ("", "host", "192.0.2", "192.0.2.7; rm", "--help"):
         with pytest.raises(Refused, match="no client"):
             ceph.blocklist(wrong)
@@ -162,12 +167,15 @@ def test_an_open_image_is_watched_and_not_deleted_and_its_client_can_be_cut_off(
         client.stdin.flush()
         assert "wrote 4096/4096" in client.stdout.readline()
         (watcher,) = ceph.watchers("volumes", "busy")
+        ceph.create("volumes", "idle", GIB)
+        asked = [("volumes", name) for name in ("idle", "busy", "none")]
+        assert ceph.watchers_of(asked) == [[], [watcher], []]
         with pytest.raises(InUse):
             ceph.delete("volumes", "busy")
         with pytest.raises(InUse):
             ceph.set_aside("volumes", "busy")
         ceph.resize("volumes", "busy", 2 * GIB)  # under its client
-        ceph.blocklist(watcher)
+        ceph.blocklist_all([watcher])
         client.stdin.write("write -P 8 0 4096\n")
         client.stdin.flush()
         said = client.stdout.readline() + client.stdout.readline() + client.stdout.readline()
@@ -178,6 +186,7 @@ def test_an_open_image_is_watched_and_not_deleted_and_its_client_can_be_cut_off(
         client.wait()
     assert ceph.watchers("volumes", "busy") == []  # at once, not after the 30 s that a vanished client is waited for
     ceph.delete("volumes", "busy")
+    ceph.delete("volumes", "idle")
 
 
 def test_a_monitor_that_is_away_or_a_wrong_key_may_become_right(ceph_lab: CephLab, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ Doc = dict[str, Any]
 STEADY = {
     "server": {"ACTIVE", "SHUTOFF"},
     "volume": {"available", "in-use"},
+    "snapshot": {"available"},
     "port": {"ACTIVE", "DOWN"},
     "image": {"queued", "active"},
 }

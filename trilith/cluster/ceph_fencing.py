@@ -17,6 +17,7 @@ from trilith.kernel.store import Store
 from trilith.volume.shared_storage import disks_of_host
 
 Disk = tuple[str, str]  # pool, image
+Work = tuple[float, list[Disk], "Future[None]"]  # since when, by our clock
 
 ANSWER_S = 4.0  # the takeover is asleep after 5
 FORGET_S = 60.0  # what was cut off so long ago is looked at once more
@@ -37,7 +38,7 @@ class CephFencing:
         self._ceph, self._store, self._addresses = ceph, store, addresses
         self._answer_s, self._clock = answer_s, clock
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="ceph-fencing")
-        self._begun: dict[tuple[str, Disk], tuple[float, Future[None]]] = {}
+        self._begun: dict[str, Work] = {}
         self._lock = threading.Lock()
 
     def watches(self, host: str) -> bool | None:
@@ -46,34 +47,32 @@ class CephFencing:
 
     def cut_off(self, host: str) -> None:
         """`Unavailable` when it takes too long: it goes on meanwhile, and the next call finds it further."""
-        disks = self._store.read(lambda tx: disks_of_host(tx, host))
+        disks = sorted(self._store.read(lambda tx: disks_of_host(tx, host)))
         with self._lock:
-            self._forget(host)
-            for disk in disks:
-                if (host, disk) not in self._begun:
-                    work = self._pool.submit(self._cut, host, disk)
-                    self._begun[host, disk] = (self._clock(), work)
-            works = {disk: self._begun[host, disk][1] for disk in disks}
-        _, waiting = wait(works.values(), self._answer_s)
-        if waiting:
-            raise Unavailable(f"Host {host} is not cut off from {len(waiting)} of {len(disks)} disks in Ceph yet.")
-        for work in works.values():
-            work.result()
+            self._forget()
+            if host not in self._begun or self._begun[host][1] != disks:
+                self._begun[host] = (self._clock(), disks, self._pool.submit(self._cut, host, disks))
+            work = self._begun[host][2]
+        if not wait([work], self._answer_s).done:
+            raise Unavailable(f"Host {host} is not cut off from its {len(disks)} disks in Ceph yet.")
+        work.result()
 
     def let_in(self, host: str) -> None:
         """Its new clients were never kept out."""
 
-    def _forget(self, host: str) -> None:
+    def _forget(self) -> None:
         """What failed, and what was done long ago."""
-        for key, (begun_s, work) in list(self._begun.items()):
+        for host, (begun_s, _, work) in list(self._begun.items()):
             failed = work.done() and work.exception() is not None
             if work.done() and (failed or self._clock() - begun_s > FORGET_S):
-                del self._begun[key]
+                del self._begun[host]
 
-    def _cut(self, host: str, disk: Disk) -> None:
-        for client in self._ceph.watchers(*disk):
-            if not self._is_of_another(client, host):
-                self._ceph.blocklist(client)
+    def _cut(self, host: str, disks: list[Disk]) -> None:
+        if not disks:
+            return
+        clients = {client for watchers in self._ceph.watchers_of(disks) for client in watchers}
+        if theirs := sorted(client for client in clients if not self._is_of_another(client, host)):
+            self._ceph.blocklist_all(theirs)
 
     def _is_of_another(self, client: str, host: str) -> bool:
         """A machine that moves is open on both of its hosts. One whose address nobody knows is the lost host's."""

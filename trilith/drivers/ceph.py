@@ -37,6 +37,8 @@ TRANSIENT = (
     errno.EIO, errno.EROFS, errno.EINTR, errno.ENOENT, errno.ECONNREFUSED,
 )  # fmt: skip
 PART = ".part"
+CLIENTS = Path(__file__).with_name("ceph_clients.py")
+SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 class InUse(Unavailable):
@@ -213,6 +215,17 @@ class Ceph:
         done = self._rbd("status", "--format=json", _spec(pool, name), may_fail=(errno.ENOENT,))
         return [] if done.code else [watcher["address"] for watcher in json.loads(done.out).get("watchers", [])]
 
+    def watchers_of(self, images: Sequence[tuple[str, str]]) -> list[list[str]]:
+        """`watchers` of many (pool, name), in their order."""
+        for pool, name in images:
+            check_names(pool, name)
+        found: list[list[str]] = self._clients(images=list(images))["watchers"]
+        return found
+
+    def blocklist_all(self, addresses: Sequence[str], for_s: int = 3600) -> None:
+        """`blocklist` of many."""
+        self._clients(block=[check_client(address) for address in addresses], for_s=for_s)
+
     def blocklist(self, address: str, for_s: int = 3600) -> None:
         """Refuse whatever this client (``10.0.0.5:0/123``), or every client at an address (``10.0.0.5``), sends."""
         self._ceph("osd", "blocklist", "add", check_client(address), str(for_s))
@@ -250,7 +263,14 @@ class Ceph:
     def _ceph(self, *words: str, may_fail: Sequence[int] = ()) -> _Done:
         return self._run(["ceph", *words, f"--connect-timeout={CONNECT_S}"], may_fail, CALL_S)
 
-    def _run(self, words: list[str], may_fail: Sequence[int], limit_s: float) -> _Done:
+    def _clients(self, **request: Any) -> Doc:
+        """See `ceph_clients`."""
+        text = json.dumps({"images": [], "block": [], "for_s": 0, **request})
+        done = self._run([SYSTEM_PYTHON, "-I", str(CLIENTS)], (), CALL_S, text)
+        answer: Doc = json.loads(done.out)
+        return answer
+
+    def _run(self, words: list[str], may_fail: Sequence[int], limit_s: float, text: str = "") -> _Done:
         access = self.access
         into = ["nsenter", f"--net=/run/netns/{self.netns}", "--"] if self.netns is not None else []
         place = ["--conf=/dev/null", f"--mon-host={','.join(access.monitors)}"]
@@ -258,7 +278,7 @@ class Ceph:
         argv += [f"--keyfile={access.key_file}", "--log-to-stderr=false", "--debug-ms=0"]
         try:
             done = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                argv, input=text, capture_output=True, text=True, errors="replace",
                 env={**self.environment, "LC_ALL": "C"}, timeout=limit_s, check=False,
             )  # fmt: skip
         except FileNotFoundError as error:

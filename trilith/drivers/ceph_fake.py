@@ -1,6 +1,7 @@
 """A pretended Ceph in this process's memory, with the calls of `ceph.Ceph` and what they promise."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,6 +123,13 @@ class FakeCeph:
     def watchers(self, pool: str, name: str) -> list[str]:
         self._pool(pool, name)
         return list(self.opened.get((pool, name), []))
+
+    def watchers_of(self, images: Sequence[tuple[str, str]]) -> list[list[str]]:
+        return [self.watchers(pool, name) for pool, name in images]
+
+    def blocklist_all(self, addresses: Sequence[str], for_s: int = 3600) -> None:
+        for address in [check_client(each) for each in addresses]:
+            self.blocklist(address, for_s)
 
     def blocklist(self, address: str, for_s: int = 3600) -> None:
         self._pool()

@@ -315,13 +315,13 @@ def broken_promises(user: User, starts: dict[str, str]) -> list[str]:
 def take_away(user: User) -> None:
     """Everything that the promises say is there. Raises `Broken` where something does not go."""
     made = user.promises.made
-    for wanted in ("server", "volume", "port", "image"):
+    for wanted in ("server", "snapshot", "volume", "port", "image"):
         keys = [key for key, kind in made.items() if kind == wanted]
         for key in keys:
             if wanted == "volume":
                 user.wait("volume", key, "available")
             user.delete(wanted, key, absent_ok=True)
-        for key in keys if wanted == "server" else ():
+        for key in keys if wanted in ("server", "snapshot") else ():
             user.gone(wanted, key)
 
 
