@@ -83,7 +83,8 @@ class Cloud:
     def _rows(self, tx: Tx) -> None:
         register(tx, "c1", "22222222-2222-4222-8222-222222222222", ["control", "compute", "storage"], "nova")
         types.seed(tx, "33333333-3333-4333-8333-333333333333")
-        for number, vcpus, ram_mib, disk_gib in (("1", 1, 512, 1), ("2", 2, 1024, 2), ("3", 64, 512, 1)):
+        sizes = (("1", 1, 512, 1), ("2", 2, 1024, 2), ("3", 64, 512, 1), ("4", 1, 512, 2))
+        for number, vcpus, ram_mib, disk_gib in sizes:
             size = {"vcpus": vcpus, "ram_mib": ram_mib, "disk_gib": disk_gib, "swap_mib": 0, "ephemeral_gib": 0}
             tx.insert(FLAVOR, {"id": number, "name": f"f{number}", "is_public": True, "extra_specs": {}, **size})
         image: Doc = {"id": IMAGE_ID, "name": "guest", "project_id": "pa", "visibility": "public", "phase": "active"}
