@@ -9,7 +9,7 @@ import pytest
 from tests.crash.cloud import Cloud
 from trilith.cluster.drill import report, timeline
 from trilith.cluster.drill.drills import DRILLS
-from trilith.cluster.drill.measure import Bar, figures, missed
+from trilith.cluster.drill.measure import Bar, Figures, figures, missed
 from trilith.cluster.drill.run import Outcome
 
 FAULT_S = 100.0
@@ -69,6 +69,12 @@ def test_lost_pings() -> None:
     pings = [{"ping": "10.0.0.1", "at_s": 99 + n / 10, "took_s": None if 12 <= n < 30 else 0.01} for n in range(60)]
     found = figures([*usual(), *pings], FAULT_S)
     assert found.ping_s == pytest.approx(1.9)
+
+
+def test_what_has_a_bar_and_was_not_measured_does_not_hold() -> None:
+    assert missed(Figures(healed_s=1.0), Bar(broken=0)) == ["lost TCP connections: nothing was measured"]
+    assert missed(Figures(healed_s=1.0, broken=1), Bar(broken=0)) == ["lost TCP connections 1, at most 0"]
+    assert missed(Figures(healed_s=1.0, broken=0), Bar(broken=0)) == []
 
 
 def test_every_drill_has_a_bar_and_a_picture() -> None:

@@ -108,6 +108,8 @@ def missed(found: Figures, bar: Bar) -> list[str]:
         if asked is not None and got is not None and got > asked:
             number = got if isinstance(got, int) else round(got, 2)
             wrong.append(f"{WORDS[name]} {number}{unit}, at most {asked:g}{unit}")
+        if asked is not None and got is None and name in ALWAYS_MEASURED:
+            wrong.append(f"{WORDS[name]}: nothing was measured")
     if found.healed_s is None or found.healed_s > bar.healed_s:
         took = "not" if found.healed_s is None else f"in {found.healed_s:.0f} s, not"
         wrong.append(f"healed {took} within {bar.healed_s:.0f} s")
@@ -123,6 +125,8 @@ WORDS = {
     "io_s": "a machine's write waited",
     "broken": "lost TCP connections",
 }
+
+ALWAYS_MEASURED = ("io_s", "broken")  # where there is a bar; pretended machines answer no pings
 
 
 def _span(moments_s: list[float], each_s: float) -> float:
