@@ -104,8 +104,8 @@ def services(cluster: ClusterFile) -> list[Service]:
         Service("gateways", network, 1, "ovn_host", True, "machines are cut off from outside", 3.0, 1.0),
         Service("new machines", compute, 1, "trilith", False, "no machine can be started"),
     ]
-    if cluster.ceph is not None and cluster.ceph.existing is None:
-        storage, ceph = tuple(cluster.with_role("storage")), cluster.ceph
+    if (ceph := cluster.own_ceph) is not None:
+        storage = tuple(cluster.with_role("storage"))
         without = "machines stand still until it is back"
         found.append(Service("storage monitors", control, quorum, "ceph_mon", True, without, 9.0))
         needed = len(storage) - (ceph.size - ceph.min_size)

@@ -191,6 +191,11 @@ class ClusterFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     def clustered(self) -> bool:
         return len(self.hosts) > 1
 
+    @property
+    def own_ceph(self) -> Ceph | None:
+        """A Ceph that the cluster runs itself; None also where it uses an existing one."""
+        return None if self.ceph is None or self.ceph.existing is not None else self.ceph
+
     def fencing_of(self, host: Host) -> Fencing:
         return host.fencing or self.fencing
 

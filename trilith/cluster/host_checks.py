@@ -41,7 +41,7 @@ def ports(cluster: ClusterFile, host: Host) -> dict[int, frozenset[str]]:
     found = {KEEPER_PORT: OURS}
     if "control" in host.roles:
         found |= ENGINE_PORTS
-        if cluster.ceph is not None and cluster.ceph.existing is None:
+        if cluster.own_ceph is not None:
             found[3300] = frozenset({"ceph-mon"})
     if "logging" in host.roles:
         found[6514] = frozenset({"rsyslogd"})
@@ -87,8 +87,8 @@ def _system(facts: Facts) -> list[str]:
 def _room(cluster: ClusterFile, host: Host, facts: Facts) -> list[str]:
     found = []
     memory_mib = max(MEMORY_MIB[role] for role in host.roles)
-    if "storage" in host.roles and cluster.ceph is not None and cluster.ceph.existing is None:
-        memory_mib += cluster.ceph.osd_memory_mib
+    if "storage" in host.roles and cluster.own_ceph is not None:
+        memory_mib += cluster.own_ceph.osd_memory_mib
     if facts["memory_mib"] < memory_mib:
         found.append(f"it has {facts['memory_mib']} MiB of memory; {'/'.join(host.roles)} needs {memory_mib}.")
     needed = {"/var/lib": max(FREE_MIB[role] for role in host.roles), "/opt": PROGRAM_MIB}

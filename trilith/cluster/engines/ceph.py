@@ -75,8 +75,7 @@ class CephPart(UnitEngine):
     @property
     def ours(self) -> bool:
         """Whether this cluster runs a Ceph of its own."""
-        ceph = self.view.settings.cluster.ceph
-        return ceph is not None and ceph.existing is None
+        return self.view.settings.cluster.own_ceph is not None
 
     def files(self) -> list[ConfigFile]:
         return [ConfigFile(CONF, configuration(self.view, self._fsid()))]
