@@ -71,6 +71,11 @@ def test_lost_pings() -> None:
     assert found.ping_s == pytest.approx(1.9)
 
 
+def test_pings_that_are_never_answered_again_count_until_the_last() -> None:
+    pings = [{"ping": "10.0.0.1", "at_s": 99 + n / 10, "took_s": None if n >= 12 else 0.01} for n in range(60)]
+    assert figures([*usual(), *pings], FAULT_S).ping_s == pytest.approx(4.8)
+
+
 def test_what_has_a_bar_and_was_not_measured_does_not_hold() -> None:
     assert missed(Figures(healed_s=1.0), Bar(broken=0)) == ["lost TCP connections: nothing was measured"]
     assert missed(Figures(healed_s=1.0, broken=1), Bar(broken=0)) == ["lost TCP connections 1, at most 0"]

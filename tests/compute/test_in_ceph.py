@@ -66,7 +66,7 @@ def test_a_servers_own_disks_are_in_ceph_until_it_is_gone(cloud: Cloud) -> None:
     cloud.settle()
     collect(cloud, ceph)
     assert set(ceph.images("machines")) == {f"{server}_root-1"}, "some host has it open"
-    ceph.blocklist("10.0.0.1:0/1")
+    ceph.blocklist(["10.0.0.1:0/1"])
     collect(cloud, ceph)
     assert ceph.images("machines") == {}
 

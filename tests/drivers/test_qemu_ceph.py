@@ -45,7 +45,7 @@ def host(ceph_lab: CephLab, access: Access) -> Iterator[Host]:
     for pool in ("machines", "volumes"):
         for name in ceph.images(pool):
             for client in ceph.watchers(pool, name):  # of a machine that was killed
-                ceph.blocklist(client)
+                ceph.blocklist([client])
             ceph.delete(pool, name)
     with make_bench(True) as bench:
         (bench.directory / "boot").write_bytes((BOOT_SECTOR.ljust(510, b"\0") + b"\x55\xaa").ljust(MIB, b"\0"))
@@ -172,7 +172,7 @@ def test_a_machine_whose_host_is_gone_starts_elsewhere_at_once_when_its_client_i
     booted(first)
     (watcher,) = ceph_lab.ceph.watchers("machines", f"{SERVER}_root-0")
     first.pause(SERVER)  # as a host that hangs
-    ceph_lab.ceph.blocklist(watcher)
+    ceph_lab.ceph.blocklist([watcher])
     with make_bench(True) as elsewhere:
         second = Qemu(elsewhere.directory, run_as=f"{NOBODY}:{NOBODY}", ceph=Ceph(host.access))
         second.define(SERVER, machine(), no_image)

@@ -72,7 +72,7 @@ class CephFencing:
             return
         clients = {client for watchers in self._ceph.watchers_of(disks) for client in watchers}
         if theirs := sorted(client for client in clients if not self._is_of_another(client, host)):
-            self._ceph.blocklist_all(theirs)
+            self._ceph.blocklist(theirs)
 
     def _is_of_another(self, client: str, host: str) -> bool:
         """A machine that moves is open on both of its hosts. One whose address nobody knows is the lost host's."""

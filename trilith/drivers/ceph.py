@@ -1,4 +1,4 @@
-"""Ceph's block images (RBD), by the `rbd` and `ceph` command lines: no binding of theirs fits every Python.
+"""Ceph's block images (RBD), by its bindings in a process beside (`ceph_process`), and whole files by `rbd`.
 
 An image is named by pool and name. Clones are of the second version: what they were made of may be deleted before
 them, it then waits in Ceph's trash until its last clone is gone (`empty_trash`). Calls are idempotent and bounded. The
@@ -17,15 +17,17 @@ import os
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trilith.drivers.ceph_process import PROGRAM, SYSTEM_PYTHON, CephFault, CephProcess
 from trilith.kernel.errors import Refused, Unavailable
 
 Doc = dict[str, Any]
 
 CALL_S = 60.0
+LIST_S = 300.0  # of what grows with the cluster
 COPY_S = 4 * 3600.0
 CONNECT_S = 10
 OPERATION_S = 30  # that one message to an OSD may take: longer than any failover
@@ -37,8 +39,6 @@ TRANSIENT = (
     errno.EIO, errno.EROFS, errno.EINTR, errno.ENOENT, errno.ECONNREFUSED,
 )  # fmt: skip
 PART = ".part"
-CLIENTS = Path(__file__).with_name("ceph_clients.py")
-SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 class InUse(Unavailable):
@@ -75,65 +75,35 @@ class Health:
     free_bytes: int = 0
 
 
-@dataclass(frozen=True)
-class _Done:
-    code: int
-    out: str
-    said: str
-
-
-@dataclass(frozen=True)
 class Ceph:
-    """One cluster, as one user. `netns`: the network namespace from which it is reached."""
+    """One cluster, as one user. `netns`: the network namespace from which it is reached. Of any thread."""
 
-    access: Access
-    netns: str | None = None
-    environment: dict[str, str] = field(default_factory=lambda: {"PATH": os.environ.get("PATH", os.defpath)})
+    def __init__(self, access: Access, netns: str | None = None) -> None:
+        self.access, self.netns = access, netns
+        self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+        argv = [*self._inside, SYSTEM_PYTHON, "-I", str(PROGRAM), *self._as_user]
+        self._process = CephProcess(argv, self._environment)
 
     # ---- images
 
     def images(self, pool: str) -> dict[str, Image]:
         """Every image of the pool, by name; those that are being made are not among them."""
-        entries = json.loads(self._rbd("ls", "--long", "--format=json", _checked(pool)).out or "[]")
-        found: dict[str, Image] = {}
-        for entry in entries:
-            name = entry["image"]
-            if "snapshot" in entry:
-                old = found[name]
-                found[name] = Image(old.size_bytes, (*old.snapshots, entry["snapshot"]), old.parent)
-            else:
-                found[name] = Image(entry["size"], (), _parent(entry))
-        return {name: image for name, image in found.items() if not name.endswith(PART)}
+        found: dict[str, Doc] = self._ask("images", LIST_S, pool=_checked(pool))
+        return {name: _image(document) for name, document in found.items() if not name.endswith(PART)}
 
     def image(self, pool: str, name: str) -> Image | None:
         """One image; None where there is none."""
-        done = self._rbd("info", "--format=json", _spec(pool, name), may_fail=(errno.ENOENT,))
-        if done.code:
-            return None
-        document = json.loads(done.out)
-        done = self._rbd("snap", "ls", "--format=json", _spec(pool, name), may_fail=(errno.ENOENT,))
-        if done.code:
-            return None
-        snapshots = tuple(each["name"] for each in json.loads(done.out))
-        return Image(document["size"], snapshots, _parent(document))
+        document = self._ask("image", pool=_checked(pool), name=_checked(name))
+        return None if document is None else _image(document)
 
     def create(self, pool: str, name: str, size_bytes: int) -> None:
         """An empty image."""
-        words = ["create", f"--size={size_bytes}B", f"--image-feature={FEATURES}", _spec(pool, name)]
-        self._rbd(*words, may_fail=(errno.EEXIST,))
+        self._ask("create", may_fail=(errno.EEXIST,), pool=_checked(pool), name=_checked(name), size_bytes=size_bytes)
 
     def clone(self, source: tuple[str, str, str], pool: str, name: str) -> None:
         """A copy-on-write image of the snapshot `source` (pool, name, snapshot). `Unavailable` while there is none."""
-        words = ["clone", "--rbd-default-clone-format=2", f"--image-feature={FEATURES}"]
-        self._rbd(*words, _spec(*source), _spec(pool, name), may_fail=(errno.EEXIST,))
-
-    def flatten(self, pool: str, name: str) -> None:
-        """Copy what the image still shares with its parent, so that it is none's clone any more."""
-        found = self.image(pool, name)
-        if found is None:
-            raise _absent(pool, name)
-        if found.parent is not None:
-            self._rbd("flatten", "--no-progress", _spec(pool, name), limit_s=COPY_S)
+        check_names(*source)
+        self._ask("clone", may_fail=(errno.EEXIST,), source=source, pool=_checked(pool), name=_checked(name))
 
     def resize(self, pool: str, name: str, size_bytes: int) -> None:
         """Grow the image, whoever has it open. Shrinking is Refused: it would cut data off."""
@@ -143,12 +113,13 @@ class Ceph:
         if size_bytes < found.size_bytes:
             raise Refused(f"The image {name} has {found.size_bytes} bytes; it cannot shrink to {size_bytes}.")
         if size_bytes > found.size_bytes:
-            self._rbd("resize", "--no-progress", f"--size={size_bytes}B", _spec(pool, name))
+            self._ask("resize", pool=pool, name=name, size_bytes=size_bytes)
 
     def rename(self, pool: str, name: str, new_name: str) -> None:
         """Does nothing when that was done already."""
-        done = self._rbd("rename", _spec(pool, name), _spec(pool, new_name), may_fail=(errno.ENOENT,))
-        if done.code and self.image(pool, new_name) is None:
+        check_names(pool, name, new_name)
+        failed = self._try("rename", (errno.ENOENT,), pool=pool, name=name, new_name=new_name)
+        if failed and self.image(pool, new_name) is None:
             raise _absent(pool, name)
 
     def delete(self, pool: str, name: str) -> None:
@@ -161,33 +132,33 @@ class Ceph:
             raise InUse(f"The image {name} is still open; it is deleted when whoever has it lets go.")
         for snapshot in found.snapshots:
             self.drop_snapshot(pool, name, snapshot)
-        done = self._rbd(
-            "rm", "--no-progress", _spec(pool, name), may_fail=(errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY)
-        )
-        if done.code in (errno.ENOTEMPTY, errno.EBUSY):
+        failed = self._try("remove", (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY), pool=pool, name=name)
+        if failed in (errno.ENOTEMPTY, errno.EBUSY):
             if self.watchers(pool, name):
                 raise InUse(f"The image {name} was opened meanwhile.")
-            self._rbd("trash", "mv", _spec(pool, name), may_fail=(errno.ENOENT,))
+            self._ask("to_trash", may_fail=(errno.ENOENT,), pool=pool, name=name, delay_s=0)
 
     def set_aside(self, pool: str, name: str, days: int = 7) -> None:
         """Put the image, with its snapshots, into the trash: ``rbd trash restore`` brings it back for so long."""
         if self.watchers(pool, name):
             raise InUse(f"The image {name} is still open; it is put away when whoever has it lets go.")
-        self._rbd("trash", "mv", f"--expires-at={days} days", _spec(pool, name), may_fail=(errno.ENOENT,))
+        self._ask("to_trash", may_fail=(errno.ENOENT,), pool=pool, name=name, delay_s=days * 24 * 3600)
 
     def empty_trash(self, pool: str) -> None:
         """Remove from the trash what has no clones any more and whose time is over."""
-        self._rbd("trash", "purge", "--no-progress", _checked(pool), may_fail=(errno.EBUSY, errno.ENOTEMPTY))
+        self._ask("empty_trash", LIST_S, may_fail=(errno.EBUSY, errno.ENOTEMPTY), pool=_checked(pool))
 
     # ---- snapshots
 
     def snapshot(self, pool: str, name: str, snapshot: str) -> None:
         """Keep the image's content of this moment; whoever has it open first writes what it was holding back."""
-        self._rbd("snap", "create", "--no-progress", _spec(pool, name, snapshot), may_fail=(errno.EEXIST,))
+        check_names(pool, name, snapshot)
+        self._ask("snapshot", may_fail=(errno.EEXIST,), pool=pool, name=name, snapshot=snapshot)
 
     def drop_snapshot(self, pool: str, name: str, snapshot: str) -> None:
         """Clones of it live on."""
-        self._rbd("snap", "rm", "--no-progress", _spec(pool, name, snapshot), may_fail=(errno.ENOENT,))
+        check_names(pool, name, snapshot)
+        self._ask("drop_snapshot", may_fail=(errno.ENOENT,), pool=pool, name=name, snapshot=snapshot)
 
     # ---- in and out
 
@@ -197,8 +168,7 @@ class Ceph:
             return
         part = f"{name}{PART}"
         self.delete(pool, part)
-        features = f"--image-feature={FEATURES}"
-        self._rbd("import", "--no-progress", features, str(file), _spec(pool, part), limit_s=COPY_S)
+        self._copy("import", f"--image-feature={FEATURES}", str(file), _spec(pool, part))
         if snapshot is not None:
             self.snapshot(pool, part, snapshot)
         self.rename(pool, part, name)
@@ -206,44 +176,41 @@ class Ceph:
     def export_raw(self, pool: str, name: str, file: Path, snapshot: str | None = None) -> None:
         """Write the image, or its snapshot, into the new raw `file`."""
         file.unlink(missing_ok=True)
-        self._rbd("export", "--no-progress", _spec(pool, name, snapshot), str(file), limit_s=COPY_S)
+        self._copy("export", _spec(pool, name, snapshot), str(file))
 
     # ---- who has it
 
     def watchers(self, pool: str, name: str) -> list[str]:
         """Addresses (``10.0.0.5:0/123``) of the clients that have the image open for writing."""
-        done = self._rbd("status", "--format=json", _spec(pool, name), may_fail=(errno.ENOENT,))
-        return [] if done.code else [watcher["address"] for watcher in json.loads(done.out).get("watchers", [])]
+        return self.watchers_of([(pool, name)])[0]
 
     def watchers_of(self, images: Sequence[tuple[str, str]]) -> list[list[str]]:
         """`watchers` of many (pool, name), in their order."""
         for pool, name in images:
             check_names(pool, name)
-        found: list[list[str]] = self._clients(images=list(images))["watchers"]
+        found: list[list[str]] = self._ask("watchers", LIST_S, images=list(images))
         return found
 
-    def blocklist_all(self, addresses: Sequence[str], for_s: int = 3600) -> None:
-        """`blocklist` of many."""
-        self._clients(block=[check_client(address) for address in addresses], for_s=for_s)
-
-    def blocklist(self, address: str, for_s: int = 3600) -> None:
-        """Refuse whatever this client (``10.0.0.5:0/123``), or every client at an address (``10.0.0.5``), sends."""
-        self._ceph("osd", "blocklist", "add", check_client(address), str(for_s))
+    def blocklist(self, addresses: Sequence[str], for_s: int = 3600) -> None:
+        """Refuse whatever these clients (``10.0.0.5:0/123``), or every client at an address (``10.0.0.5``), send."""
+        asked = [_blocklist("add", addr=check_client(address), expire=float(for_s)) for address in addresses]
+        self._ask("commands", commands=asked)
 
     def unblock(self, address: str) -> None:
         """End a blocklisting; nothing happens when there is none."""
-        self._ceph("osd", "blocklist", "rm", check_client(address), may_fail=(errno.ENOENT,))
+        asked = _blocklist("rm", addr=check_client(address))
+        self._ask("commands", may_fail=(errno.ENOENT,), commands=[asked])
 
     def blocklisted(self) -> set[str]:
         """As they were given to `blocklist`."""
-        said = self._ceph("osd", "blocklist", "ls", "--format=json").out.lstrip() or "[]"
+        said = self._command({"prefix": "osd blocklist ls", "format": "json"}).lstrip() or "[]"
         entries, _ = json.JSONDecoder().raw_decode(said)  # a sentence may follow
         return {entry["addr"].removesuffix(":0/0") for entry in entries}
 
     # ---- the cluster
 
     def health(self) -> Health:
-        document = json.loads(self._ceph("status", "--format=json").out)
+        document = json.loads(self._command({"prefix": "status", "format": "json"}))
         checks = document["health"].get("checks", {})
         osds, space = document.get("osdmap", {}), document.get("pgmap", {})
         osds = osds.get("osdmap", osds)
@@ -256,47 +223,72 @@ class Ceph:
             free_bytes=space.get("bytes_avail", 0),
         )
 
-    def _rbd(self, *words: str, may_fail: Sequence[int] = (), limit_s: float = CALL_S) -> _Done:
+    # ---- how it is asked
+
+    def _command(self, command: Doc) -> str:
+        (answer,) = self._ask("commands", commands=[command])
+        return str(answer)
+
+    def _ask(self, do: str, limit_s: float = CALL_S, may_fail: Sequence[int] = (), **args: Any) -> Any:
+        """The act's answer; None when it failed as it may."""
+        try:
+            return self._process.call(do, limit_s, **args)
+        except CephFault as fault:
+            if fault.errno in may_fail:
+                return None
+            raise _failure(fault.errno, f"rbd {do}: {fault}") from fault
+
+    def _try(self, do: str, may_fail: Sequence[int], **args: Any) -> int:
+        """0, or one of `may_fail`."""
+        try:
+            self._process.call(do, CALL_S, **args)
+        except CephFault as fault:
+            if fault.errno in may_fail:
+                return fault.errno
+            raise _failure(fault.errno, f"rbd {do}: {fault}") from fault
+        return 0
+
+    def _copy(self, *words: str) -> None:
+        """By Ceph's own program, which ends when its time or ours is over, and knows how to skip holes."""
         bounds = [f"--client-mount-timeout={CONNECT_S}", f"--rados-mon-op-timeout={CONNECT_S}"]
-        return self._run(["rbd", *words, *bounds, f"--rados-osd-op-timeout={OPERATION_S}"], may_fail, limit_s)
-
-    def _ceph(self, *words: str, may_fail: Sequence[int] = ()) -> _Done:
-        return self._run(["ceph", *words, f"--connect-timeout={CONNECT_S}"], may_fail, CALL_S)
-
-    def _clients(self, **request: Any) -> Doc:
-        """See `ceph_clients`."""
-        text = json.dumps({"images": [], "block": [], "for_s": 0, **request})
-        done = self._run([SYSTEM_PYTHON, "-I", str(CLIENTS)], (), CALL_S, text)
-        answer: Doc = json.loads(done.out)
-        return answer
-
-    def _run(self, words: list[str], may_fail: Sequence[int], limit_s: float, text: str = "") -> _Done:
-        access = self.access
-        into = ["nsenter", f"--net=/run/netns/{self.netns}", "--"] if self.netns is not None else []
-        place = ["--conf=/dev/null", f"--mon-host={','.join(access.monitors)}"]
-        argv = [*into, "setpriv", "--pdeathsig", "KILL", *words, *place, f"--id={access.user}"]
-        argv += [f"--keyfile={access.key_file}", "--log-to-stderr=false", "--debug-ms=0"]
+        argv = [*self._inside, "setpriv", "--pdeathsig", "KILL", "rbd", *words, "--no-progress", *bounds]
+        argv += [f"--rados-osd-op-timeout={OPERATION_S}", "--conf=/dev/null", *self._as_user, "--log-to-stderr=false"]
         try:
             done = subprocess.run(
-                argv, input=text, capture_output=True, text=True, errors="replace",
-                env={**self.environment, "LC_ALL": "C"}, timeout=limit_s, check=False,
+                argv, capture_output=True, text=True, errors="replace", env=self._environment, timeout=COPY_S,
+                check=False,
             )  # fmt: skip
         except FileNotFoundError as error:
             raise Unavailable(f"{error.filename} is not installed; install ceph-common and util-linux.") from error
         except subprocess.TimeoutExpired as error:
-            raise Unavailable(f"{words[0]} {words[1]} did not end within {limit_s:.0f} s.") from error
-        found = _Done(done.returncode, done.stdout, done.stderr.strip())
-        if found.code and found.code not in may_fail:
-            raise _failure(found, f"{words[0]} {words[1]}")
-        return found
+            raise Unavailable(f"rbd {words[0]} did not end within {COPY_S:.0f} s.") from error
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            why = lines[-1][-300:] if lines else "killed" if done.returncode < 0 else os.strerror(done.returncode)
+            raise _failure(done.returncode, f"rbd {words[0]}: {why}")
+
+    @property
+    def _inside(self) -> list[str]:
+        return ["nsenter", f"--net=/run/netns/{self.netns}", "--"] if self.netns is not None else []
+
+    @property
+    def _as_user(self) -> list[str]:
+        access = self.access
+        return [f"--mon-host={','.join(access.monitors)}", f"--id={access.user}", f"--keyfile={access.key_file}"]
 
 
-def _failure(done: _Done, what: str) -> Exception:
-    lines = [line for line in done.said.splitlines() if line.strip()]
-    sentence = f"{what}: {lines[-1][-300:] if lines else os.strerror(done.code) if done.code > 0 else 'killed'}"
-    if done.code == 127 or "setpriv: failed to execute" in done.said:
-        return Unavailable(f"{what}: the program is not installed; install ceph-common.")
-    if done.code < 0 or done.code in TRANSIENT or "timed out" in done.said or "error connecting" in done.said:
+def _image(document: Doc) -> Image:
+    return Image(document["size_bytes"], tuple(document["snapshots"]), document["parent"])
+
+
+def _blocklist(op: str, **args: Any) -> Doc:
+    return {"prefix": "osd blocklist", "blocklistop": op, **args}
+
+
+def _failure(code: int, sentence: str) -> Exception:
+    if code == 127 or "setpriv: failed to execute" in sentence:
+        return Unavailable(f"{sentence}. Is ceph-common installed?")
+    if code <= 0 or code in TRANSIENT or "timed out" in sentence or "error connecting" in sentence:
         return Unavailable(sentence)
     return Refused(sentence)
 
@@ -319,11 +311,6 @@ def _checked(name: str) -> str:
 def _spec(pool: str, name: str, snapshot: str | None = None) -> str:
     whole = f"{_checked(pool)}/{_checked(name)}"
     return whole if snapshot is None else f"{whole}@{_checked(snapshot)}"
-
-
-def _parent(document: Doc) -> str | None:
-    parent = document.get("parent")
-    return f"{parent['pool']}/{parent['image']}" if parent else None
 
 
 def check_client(address: str) -> str:

@@ -55,9 +55,6 @@ class FakeCeph:
             raise _absent(*source[:2])
         target[name] = _Stored(stored.size_bytes, stored.snapshots[source[2]], parent=source[:2])
 
-    def flatten(self, pool: str, name: str) -> None:
-        self._existing(pool, name).parent = None
-
     def resize(self, pool: str, name: str, size_bytes: int) -> None:
         stored = self._existing(pool, name)
         if size_bytes < stored.size_bytes:
@@ -127,15 +124,12 @@ class FakeCeph:
     def watchers_of(self, images: Sequence[tuple[str, str]]) -> list[list[str]]:
         return [self.watchers(pool, name) for pool, name in images]
 
-    def blocklist_all(self, addresses: Sequence[str], for_s: int = 3600) -> None:
-        for address in [check_client(each) for each in addresses]:
-            self.blocklist(address, for_s)
-
-    def blocklist(self, address: str, for_s: int = 3600) -> None:
+    def blocklist(self, addresses: Sequence[str], for_s: int = 3600) -> None:
         self._pool()
-        self._blocked.add(check_client(address))
+        blocked = {check_client(address) for address in addresses}
+        self._blocked |= blocked
         for clients in self.opened.values():
-            clients[:] = [client for client in clients if address not in (client, client.partition(":")[0])]
+            clients[:] = [client for client in clients if not {client, client.partition(":")[0]} & blocked]
 
     def unblock(self, address: str) -> None:
         self._pool()

@@ -162,6 +162,7 @@ def _addresses(pings: list[Doc]) -> set[str]:
 
 
 def _gap_s(pings: list[Doc], address: str) -> float:
-    """The longest time without an answer."""
-    moments = [s["at_s"] for s in pings if s["ping"] == address and s["took_s"] is not None]
+    """The longest time without an answer; the last may be one that has not ended."""
+    sent = sorted((s["at_s"], s["took_s"] is not None) for s in pings if s["ping"] == address)
+    moments = [at_s for at_s, answered in sent if answered] + [at_s for at_s, _ in sent[-1:]]
     return max((later - earlier for earlier, later in itertools.pairwise(moments)), default=0.0)

@@ -30,6 +30,7 @@ from trilith.cluster.drill.api import TOKENS, password_request
 RATE = 20.0  # requests a second
 RETRY_S = 0.5
 TIMEOUT_S = 10.0
+PINGS = 20.0  # a second, of all addresses together: an emulated machine needs a millisecond or more for each answer
 WORK_S = 60.0  # until a volume has become available
 # What every 20 requests are; `password` costs the cloud a quarter of a second of work on purpose, so it is rare.
 CYCLE = (
@@ -237,7 +238,8 @@ async def measure(target: Target, ended: asyncio.Event, write: Callable[[Doc], N
     connector = aiohttp.TCPConnector(limit=0, ssl=tls, keepalive_timeout=30)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:
-        beside = [asyncio.create_task(pings.ping(address, write)) for address in target.addresses]
+        each_s = max(1.0, len(target.addresses)) / PINGS
+        beside = [asyncio.create_task(pings.ping(address, each_s, write)) for address in target.addresses]
         beside += [asyncio.create_task(streams.stream(address, write)) for address in target.streams]
         try:
             await Meter(target, session, write).run(ended)

@@ -1,4 +1,4 @@
-"""ICMP echo requests, each `EACH_S`, and which of them were answered."""
+"""ICMP echo requests, so many a second, and which of them were answered."""
 
 import asyncio
 import contextlib
@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-EACH_S = 0.1
 WAIT_S = 1.0
 ECHO, ECHO_REPLY = 8, 0
 
 
-async def ping(address: str, write: Callable[[dict[str, Any]], None]) -> None:
+async def ping(address: str, each_s: float, write: Callable[[dict[str, Any]], None]) -> None:
     """Until cancelled: writes {"ping": address, "at_s", "took_s" or null} for each. Needs root."""
     loop = asyncio.get_running_loop()
     answered: dict[int, float] = {}
@@ -38,7 +37,7 @@ async def ping(address: str, write: Callable[[dict[str, Any]], None]) -> None:
                 task = asyncio.create_task(judge())
                 waiting.add(task)
                 task.add_done_callback(waiting.discard)
-                await asyncio.sleep(EACH_S)
+                await asyncio.sleep(each_s)
         finally:
             loop.remove_reader(icmp)
 

@@ -30,6 +30,7 @@ LAST_LIFE_S = 240.0
 USERS = 2
 UPLOAD_BYTES = 4 << 20  # of the user who does nothing but upload
 USER_REST_S = 1.0  # a user's pause before each request: what breaks on a machine without any rest says little
+LIGHT_REST_S = 4.0  # and where many machines boot at once, which a rehearsal's processors pretend to be
 STEADY_S = 10.0  # that everything is healthy, and measured, before a drill ends: what died is seen seconds later only
 COUNT_EACH_S = 1.0
 LOOK_EACH_S = 2.0  # a look costs every host a part of a second of its processor
@@ -124,7 +125,7 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
     moved: list[Move] = []
     try:
         counted = _counted(site if drill.counted or drill.moves else None, bool(drill.moves), outcome)
-        with _users(stage, promises, detach=not drill.storm) as users, counted:
+        with _users(stage, promises, drill) as users, counted:
             time.sleep(BEFORE_S)
             if drill.storm:
                 _storm(standing, drill.storm)
@@ -180,14 +181,14 @@ def wait_healthy(site: Site, limit_s: float, say: Say, steady_s: float = 0.0) ->
 
 
 @contextmanager
-def _users(stage: Stage, promises: Promises, detach: bool) -> Iterator[list[User]]:
-    """People at work; each ends the life that it is in. `detach`: they take volumes from machines too, which a guest
-    does only when it has booted."""
-    ended = threading.Event()
-    users = [stage.user(number, promises, ended, USER_REST_S) for number in range(USERS + 1)]
+def _users(stage: Stage, promises: Promises, drill: Drill) -> Iterator[list[User]]:
+    """People at work; each ends the life that it is in. In a storm they take no volumes from machines, because a guest
+    lets go of one only when it has booted."""
+    ended, rest_s = threading.Event(), LIGHT_REST_S if drill.machines else USER_REST_S
+    users = [stage.user(number, promises, ended, rest_s) for number in range(USERS + 1)]
     users[USERS].images, users[USERS].image_bytes = 1.0, UPLOAD_BYTES
     for user in users:
-        user.detaches = detach
+        user.detaches = not drill.storm
         user.start()
     try:
         yield users
