@@ -116,6 +116,23 @@ def test_a_snapshot_is_uploaded_once_and_its_file_dropped(tmp_path: Path, make: 
     assert not list((tmp_path / "machines" / SERVER / "snapshots").iterdir())
 
 
+def test_a_machine_starts_when_its_turn_to_boot_has_come(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def may_boot(server_id: str) -> bool:
+        asked.append(server_id)
+        return len(asked) > 1
+
+    folders = TapFiles(tmp_path / "taps"), ImageFolder(tmp_path / "images")
+    machines = Machines(FakeQemu(tmp_path), *folders, may_boot=may_boot)
+    outcome = converge(machines, SERVER, want())
+    assert outcome.again_s is not None
+    assert outcome.seen is not None
+    assert outcome.seen["power"] != "running"
+    assert reach(machines, want())["power"] == "running"
+    assert asked == [SERVER, SERVER]
+
+
 def test_what_nobody_wants_is_known_taps_of_a_lost_directory_too(tmp_path: Path, make: Make) -> None:
     reach(make(), want())
     TapFiles(tmp_path / "taps").plug("stray", "fa:16:3e:00:00:09", 1442)

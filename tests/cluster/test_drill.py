@@ -10,7 +10,7 @@ from tests.crash.cloud import Cloud
 from trilith.cluster.drill import report, timeline
 from trilith.cluster.drill.drills import DRILLS
 from trilith.cluster.drill.measure import Bar, Figures, figures, missed
-from trilith.cluster.drill.run import Outcome
+from trilith.cluster.drill.run import RATE, Outcome
 
 FAULT_S = 100.0
 
@@ -28,7 +28,7 @@ def usual(until_s: float = FAULT_S + 20) -> list[dict[str, Any]]:
 
 
 def test_nothing_happened() -> None:
-    found = figures(usual(), FAULT_S)
+    found = figures(usual(), RATE, FAULT_S)
     assert (found.outage_s, found.failed, found.retried, found.slow_s) == (0, 0, 0, 0)
     assert found.usual_s == pytest.approx(0.02)
     found.healed_s = 1.0
@@ -37,7 +37,7 @@ def test_nothing_happened() -> None:
 
 def test_an_outage_is_from_the_first_to_the_last_failed_try() -> None:
     samples = [*usual(), request(101.0, fails=1), request(102.0, fails=2), request(103.5, fails=2)]
-    found = figures(samples, FAULT_S)
+    found = figures(samples, RATE, FAULT_S)
     assert found.outage_s == pytest.approx(3.5 + 0.05)
     assert (found.failed, found.retried) == (2, 1)
     found.healed_s = None
@@ -47,19 +47,19 @@ def test_an_outage_is_from_the_first_to_the_last_failed_try() -> None:
 
 def test_what_comes_back_may_hurt_once_more() -> None:
     samples = [*usual(), request(101.0, fails=1), request(103.0, fails=1), request(110.0, fails=1)]
-    assert figures(samples, FAULT_S).outage_s == pytest.approx(9.05)
-    assert figures(samples, FAULT_S, mended_at_s=109.0).outage_s == pytest.approx(2.05 + 0.05)
+    assert figures(samples, RATE, FAULT_S).outage_s == pytest.approx(9.05)
+    assert figures(samples, RATE, FAULT_S, mended_at_s=109.0).outage_s == pytest.approx(2.05 + 0.05)
     slow = [*usual(), request(101.0, took_s=3), request(110.0, took_s=2)]
-    assert figures(slow, FAULT_S, mended_at_s=109.0).slow_s == pytest.approx(4)
+    assert figures(slow, RATE, FAULT_S, mended_at_s=109.0).slow_s == pytest.approx(4)
 
 
 def test_what_failed_before_the_fault_does_not_count() -> None:
-    assert figures([*usual(), request(95.0, fails=2)], FAULT_S).failed == 0
+    assert figures([*usual(), request(95.0, fails=2)], RATE, FAULT_S).failed == 0
 
 
 def test_slow_requests_are_a_tail_and_added_latency() -> None:
     slow = [request(105 + n / 20, took_s=2.0) for n in range(60)]
-    found = figures([*usual(104.9), *slow], FAULT_S)
+    found = figures([*usual(104.9), *slow], RATE, FAULT_S)
     assert found.outage_s == 0
     assert found.slow_s == pytest.approx(5 + 59 / 20 + 2)
     assert found.added_s == pytest.approx(1.98)
@@ -67,13 +67,13 @@ def test_slow_requests_are_a_tail_and_added_latency() -> None:
 
 def test_lost_pings() -> None:
     pings = [{"ping": "10.0.0.1", "at_s": 99 + n / 10, "took_s": None if 12 <= n < 30 else 0.01} for n in range(60)]
-    found = figures([*usual(), *pings], FAULT_S)
+    found = figures([*usual(), *pings], RATE, FAULT_S)
     assert found.ping_s == pytest.approx(1.9)
 
 
 def test_pings_that_are_never_answered_again_count_until_the_last() -> None:
     pings = [{"ping": "10.0.0.1", "at_s": 99 + n / 10, "took_s": None if n >= 12 else 0.01} for n in range(60)]
-    assert figures([*usual(), *pings], FAULT_S).ping_s == pytest.approx(4.8)
+    assert figures([*usual(), *pings], RATE, FAULT_S).ping_s == pytest.approx(4.8)
 
 
 def test_what_has_a_bar_and_was_not_measured_does_not_hold() -> None:
@@ -86,7 +86,7 @@ def test_every_drill_has_a_bar_and_a_picture() -> None:
     assert all(drill.bar.healed_s for drill in DRILLS.values())
     outcome = Outcome("x", "y", dict(outage_s=3.0, failed=None, ping_s=None, io_s=None), "z", FAULT_S, FAULT_S + 5)
     outcome.samples = [*usual(), request(101, fails=2), {"ping": "a", "at_s": 101.0, "took_s": None}]
-    outcome.figures = figures(outcome.samples, FAULT_S)
+    outcome.figures = figures(outcome.samples, RATE, FAULT_S)
     assert timeline.picture([outcome]).count('class="failed"') == 1
     assert "x  " in report.as_text([outcome])
 

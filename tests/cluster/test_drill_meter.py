@@ -11,7 +11,7 @@ from trilith.cluster.drill import meter
 from trilith.cluster.drill.meter import Meter, Target
 
 Doc = dict[str, Any]
-TARGET = Target("http://127.0.0.1:1", None, "u", "p", "p", "i", [])
+TARGET = Target("http://127.0.0.1:1", None, "u", "p", "p", "i", 20.0, [])
 LIST, MAKE, LOOK, DELETE = "GET ?", "POST", "GET", "DELETE"
 Answer = tuple[int, Any] | Exception
 AFTER: dict[str, Answer] = {LIST: (200, {"volumes": [{"id": "v"}]}), LOOK: (404, None)}

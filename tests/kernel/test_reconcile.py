@@ -132,6 +132,14 @@ def test_unavailable_is_tried_again_with_pauses_and_holds_up_nobody() -> None:
     run(lamps, rows, work)
 
 
+def test_who_waits_for_his_turn_asks_as_often_as_before() -> None:
+    lamps, rows = Lamps(), Rows()
+    rows.rows["a"] = want("a")
+    lamps.fail["a"] = Unavailable("others first", again_s=0.1)
+    run(lamps, rows, lambda runner: until(lambda: len(lamps.acts) >= 8, for_s=30))
+    assert rows.reports == [("a", None, None)]
+
+
 def test_when_the_source_is_back_nothing_waits_for_its_pause_to_end() -> None:
     lamps, rows = Lamps(), Rows()
     rows.rows["a"] = want("a")

@@ -1,9 +1,11 @@
 """What a host is made of: its drivers, real or fake, and the reconcilers over them."""
 
+import os
 import pwd
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from trilith.agent.boots import Boots
 from trilith.agent.image_cache import ImageCache
 from trilith.agent.lease import HostLease
 from trilith.agent.machines import Machines
@@ -46,8 +48,14 @@ def build(
     if network is None:
         return Host([Volumes(volumes_driver(settings, None, owner), images)], None)
     driver = machines_driver(settings, on_change)
-    machines = Machines(driver, network, images, lambda: lease is not None and lease.ended)
+    machines = Machines(driver, network, images, lambda: lease is not None and lease.ended, _may_boot(driver))
     return Host([machines, Volumes(volumes_driver(settings, driver, owner), images)], machines)
+
+
+def _may_boot(driver: Qemu | FakeQemu) -> Callable[[str], bool]:
+    if not driver.emulates:
+        return lambda server_id: True
+    return Boots((os.cpu_count() or 1) + 1, driver.cpu_s).may_begin  # one more, for who waits for a disk
 
 
 def machines_driver(settings: AgentSettings, on_change: Callable[[], None] = lambda: None) -> Qemu | FakeQemu:

@@ -14,6 +14,8 @@ from trilith.drivers.qemu_fake import FakeQemu
 from trilith.kernel.errors import Unavailable
 from trilith.kernel.reconcile import Act, Doc
 
+BOOT_AGAIN_S = 0.5
+
 
 class HostNetwork(Protocol):
     """Ports on this host; `drivers.ovs.HostNetwork` is one."""
@@ -52,11 +54,12 @@ class Machines:
         network: HostNetwork,
         images: Images,
         lease_ended: Callable[[], bool] = lambda: False,
+        may_boot: Callable[[str], bool] = lambda server_id: True,
     ) -> None:
         self._driver = driver
         self._network = network
         self._images = images
-        self._lease_ended = lease_ended
+        self._lease_ended, self._may_boot = lease_ended, may_boot
         self._moving = threading.RLock()  # so that a port, its record and its tap are only looked at when they agree
         self._acts: dict[str, Callable[..., None]] = {
             "define": self._define,
@@ -93,6 +96,8 @@ class Machines:
     def perform(self, key: str, act: Act) -> None:
         if act.do in ("start", "resume", "cont") and self._lease_ended():
             raise Unavailable("This host has not been heard for so long that its machines may run elsewhere.")
+        if act.do == "start" and not self._may_boot(key):
+            raise Unavailable("It waits for other machines of its host to boot.", BOOT_AGAIN_S)
         self._acts[act.do](key, **act.args)
 
     def known(self) -> set[str]:

@@ -50,6 +50,15 @@ def holder(pidfile: Path, word: str) -> int | None:
     return int(pid) if any(each.startswith(word.encode()) for each in words) else None
 
 
+def cpu_s(pid: int) -> float | None:
+    """Seconds of processors that a process has used (proc(5)); None when it is gone."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def end(pidfile: Path, word: str, grace_s: float) -> None:
     """End the holder: by asking, and after `grace_s` by force. `Unavailable` if it does not die."""
     for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 10.0)):

@@ -31,6 +31,7 @@ class FakeQemu:
     reach each other through their files: what one offers, or waits with, says where its world lies."""
 
     shutdown_grace_s = 60.0
+    emulates = False
 
     def __init__(
         self,
@@ -50,6 +51,9 @@ class FakeQemu:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+    def cpu_s(self, server_id: str) -> float | None:
+        return None
 
     def known(self) -> set[str]:
         return {entry.name for entry in self.directory.iterdir()}

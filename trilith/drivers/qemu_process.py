@@ -136,6 +136,16 @@ class Processes:
 
     # ---- the process
 
+    @property
+    def emulates(self) -> bool:
+        """Whether machines' processors are emulated, and not the host's own."""
+        return self.accel == "tcg"
+
+    def cpu_s(self, server_id: str) -> float | None:
+        """Seconds of processors that the machine's process has used; None while there is none."""
+        pid = self._pid(server_id)
+        return None if pid is None else pidfiles.cpu_s(pid)
+
     def _pid(self, server_id: str) -> int | None:
         return pidfiles.holder(self._home(server_id) / "run" / "pid", f"guest={server_id},")
 

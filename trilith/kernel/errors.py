@@ -39,10 +39,15 @@ class Fault(Exception):
 class Unavailable(Exception):
     """From a driver or a plan's performer: it cannot be done now; the runner tries again later.
 
-    `kind` is what an API caller is told where it happens inside a request; subclasses may say otherwise.
+    `kind` is what an API caller is told where it happens inside a request; subclasses may say otherwise. `again_s`:
+    when that will be, for what only waits for its turn; None: the longer, the more often it failed.
     """
 
     kind: Kind = "unavailable"
+
+    def __init__(self, message: str = "", again_s: float | None = None) -> None:
+        super().__init__(message)
+        self.again_s = again_s
 
 
 class Refused(Exception):

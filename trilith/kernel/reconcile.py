@@ -77,6 +77,7 @@ class Outcome:
     seen: Doc | None
     fault: str | None = None
     retry: bool = False
+    again_s: float | None = None
 
 
 def converge(reconciler: Reconciler, key: str, want: Doc, stop: Callable[[], bool] = lambda: False) -> Outcome:
@@ -93,9 +94,10 @@ def converge(reconciler: Reconciler, key: str, want: Doc, stop: Callable[[], boo
             seen = reconciler.observe(key)
         return Outcome(seen, retry=True)
     except Unavailable as error:
-        log.warning("again later: %s", error, extra={"kind": reconciler.kind, "key": key})
+        if error.again_s is None:
+            log.warning("again later: %s", error, extra={"kind": reconciler.kind, "key": key})
         seen = reconciler.observe(key)
-        return Outcome(None if seen is None else {**seen, "waiting": str(error)}, retry=True)
+        return Outcome(None if seen is None else {**seen, "waiting": str(error)}, None, True, error.again_s)
     except Refused as error:
         log.error("refused: %s", error, extra={"kind": reconciler.kind, "key": key})
         return Outcome(reconciler.observe(key), fault=str(error))
@@ -214,7 +216,9 @@ class Runner:
         with self._lock:
             if outcome.fault is not None:
                 self._refused[slot] = want["generation"]
-            if outcome.retry:
+            if outcome.again_s is not None:
+                self._not_before[slot] = time.monotonic() + outcome.again_s
+            elif outcome.retry:
                 tries = self._tries.get(slot, 0)
                 self._tries[slot] = tries + 1
                 pause_s = self.backoff_s[min(tries, len(self.backoff_s) - 1)]

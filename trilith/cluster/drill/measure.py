@@ -6,8 +6,6 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-from trilith.cluster.drill.meter import RATE
-
 Doc = dict[str, Any]
 SLOW_S = 1.0  # a request that takes longer is part of the tail, or five times the usual, whichever is more
 WINDOW_S = 3.0
@@ -55,9 +53,9 @@ class Figures:
     problems: dict[str, int] = field(default_factory=dict)
 
 
-def figures(samples: list[Doc], fault_at_s: float, mended_at_s: float | None = None) -> Figures:
-    """`samples`: the meter's requests and pings; `fault_at_s`: when the fault came; `mended_at_s`: when what had been
-    broken came back, which may hurt once more: the two outages are added, the longer tail counts."""
+def figures(samples: list[Doc], rate: float, fault_at_s: float, mended_at_s: float | None = None) -> Figures:
+    """`samples`: the meter's requests, `rate` a second, and pings; `fault_at_s`: when the fault came; `mended_at_s`:
+    when what had been broken came back, which may hurt once more: the two outages are added, the longer tail counts."""
     requests = sorted((s for s in samples if "op" in s), key=lambda s: s["at_s"])
     plain = [s for s in requests if s["op"] not in ("work", "password")]
     after = [s for s in requests if s["at_s"] + s["took_s"] >= fault_at_s]
@@ -81,7 +79,7 @@ def figures(samples: list[Doc], fault_at_s: float, mended_at_s: float | None = N
     lines = [s for s in samples if "stream" in s]
     return Figures(
         requests=len(requests),
-        outage_s=sum(_span(moments_s, 1 / RATE) for moments_s in outages.values()),
+        outage_s=sum(_span(moments_s, 1 / rate) for moments_s in outages.values()),
         failed=sum(s["problem"] is not None for s in after),
         retried=sum(s["problem"] is None and len(s["tries"]) > 1 for s in after),
         usual_s=usual_s,

@@ -1,4 +1,4 @@
-"""The measuring client: `RATE` requests a second from outside, whatever becomes of the ones before, and pings.
+"""The measuring client: so many requests a second from outside, whatever becomes of the ones before, and pings.
 
 A process of its own, because nothing else may make it late; how late it was all the same, it says. Reads one JSON
 object from stdin (`Target`) and ends when that closes; writes one JSON object a line for each request and ping:
@@ -27,7 +27,6 @@ import aiohttp
 from trilith.cluster.drill import pings, streams
 from trilith.cluster.drill.api import TOKENS, password_request
 
-RATE = 20.0  # requests a second
 RETRY_S = 0.5
 TIMEOUT_S = 10.0
 PINGS = 20.0  # a second, of all addresses together: an emulated machine needs a millisecond or more for each answer
@@ -48,7 +47,8 @@ Try = Callable[[bool], Awaitable[str | None]]
 
 @dataclass(frozen=True)
 class Target:
-    """What is measured. `addresses` are pinged; `streams` are addresses that get a TCP connection."""
+    """What is measured, by `rate` requests a second. `addresses` are pinged; `streams` are addresses that get a TCP
+    connection."""
 
     url: str
     ca: str | None
@@ -56,6 +56,7 @@ class Target:
     password: str
     project: str
     image: str
+    rate: float
     addresses: list[str]
     streams: list[str] = field(default_factory=list)
 
@@ -79,7 +80,7 @@ class Meter:
         running: set[asyncio.Task[None]] = set()
         begun = time.monotonic()
         for number in itertools.count():
-            due_s = begun + number / RATE
+            due_s = begun + number / self.target.rate
             if (early_s := due_s - time.monotonic()) > 0:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(ended.wait(), early_s)

@@ -30,7 +30,9 @@ LAST_LIFE_S = 240.0
 USERS = 2
 UPLOAD_BYTES = 4 << 20  # of the user who does nothing but upload
 USER_REST_S = 1.0  # a user's pause before each request: what breaks on a machine without any rest says little
-LIGHT_REST_S = 4.0  # and where many machines boot at once, which a rehearsal's processors pretend to be
+RATE = 20.0  # requests a second of the meter
+# The same where machines boot meanwhile, for which all hosts of a rehearsal have the processors of one.
+LIGHT_USERS, LIGHT_REST_S, LIGHT_RATE = 1, 4.0, 5.0
 STEADY_S = 10.0  # that everything is healthy, and measured, before a drill ends: what died is seen seconds later only
 COUNT_EACH_S = 1.0
 LOOK_EACH_S = 2.0  # a look costs every host a part of a second of its processor
@@ -120,7 +122,8 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
         writers = Writers(stage, standing, drill.machines, drill.host(site) if drill.host else None)
     promises.starts = {key: start for key, start in audit.starts(site.looks()).items() if key in promises.made}
     say(f"{drill.name}: measuring the usual for {BEFORE_S:.0f} s")
-    measured = Measurement(stage.target(*(writers.addresses if writers else ()), streams=bool(drill.moves)))
+    rate = LIGHT_RATE if drill.machines else RATE
+    measured = Measurement(stage.target(rate, *(writers.addresses if writers else ()), streams=bool(drill.moves)))
     told: dict[str, Told] = {}
     moved: list[Move] = []
     try:
@@ -138,7 +141,7 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
     finally:
         measured.end()
     healed_s, outcome.samples = outcome.figures.healed_s, measured.samples
-    outcome.figures = figures(measured.samples, outcome.fault_at_s, outcome.mended_at_s)
+    outcome.figures = figures(measured.samples, rate, outcome.fault_at_s, outcome.mended_at_s)
     outcome.figures.healed_s = healed_s
     if writers:
         outcome.figures.io_s = writers.slowest_s()
@@ -184,9 +187,10 @@ def wait_healthy(site: Site, limit_s: float, say: Say, steady_s: float = 0.0) ->
 def _users(stage: Stage, promises: Promises, drill: Drill) -> Iterator[list[User]]:
     """People at work; each ends the life that it is in. In a storm they take no volumes from machines, because a guest
     lets go of one only when it has booted."""
-    ended, rest_s = threading.Event(), LIGHT_REST_S if drill.machines else USER_REST_S
-    users = [stage.user(number, promises, ended, rest_s) for number in range(USERS + 1)]
-    users[USERS].images, users[USERS].image_bytes = 1.0, UPLOAD_BYTES
+    ended = threading.Event()
+    count, rest_s = (LIGHT_USERS, LIGHT_REST_S) if drill.machines else (USERS, USER_REST_S)
+    users = [stage.user(number, promises, ended, rest_s) for number in range(count + 1)]
+    users[count].images, users[count].image_bytes = 1.0, UPLOAD_BYTES
     for user in users:
         user.detaches = not drill.storm
         user.start()

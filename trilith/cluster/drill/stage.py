@@ -44,12 +44,14 @@ class Stage:
         self.things: Things = prepare(self.api, self.api.sign_in(self.name, self.password, self.name))
         self.subnet = self._ask("GET", f"{NETWORK}/subnets?network_id={self.things.network}")["subnets"][0]["id"]
 
-    def target(self, *more: str, streams: bool = False) -> Target:
-        """`more`: addresses that are pinged too; with `streams`, those machines answer on a TCP connection too."""
+    def target(self, rate: float, *more: str, streams: bool = False) -> Target:
+        """`rate`: requests a second. `more`: addresses that are pinged too; with `streams`, those machines answer on a
+        TCP connection too."""
         ca = None if self.site.ca is None else str(self.site.ca)
         url, image = self.site.url, self.things.image
+        addresses = [*self.addresses, *more]
         return Target(
-            url, ca, self.name, self.password, self.name, image, [*self.addresses, *more], list(more) if streams else []
+            url, ca, self.name, self.password, self.name, image, rate, addresses, list(more) if streams else []
         )
 
     def user(self, number: int, promises: Promises, ended: threading.Event, rest_s: float = 0.0) -> User:

@@ -1,0 +1,35 @@
+"""How many machines boot at once."""
+
+from trilith.agent.boots import BOOT_CPU_S, BOOT_S, START_S, Boots
+
+
+class Host:
+    """Its clock and its processes."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.used_s: dict[str, float] = {}
+        self.boots = Boots(2, self.used_s.get, lambda: self.now_s)
+
+    def may_begin(self, *servers: str) -> list[bool]:
+        return [self.boots.may_begin(server) for server in servers]
+
+
+def test_so_many_boot_at_once_and_the_next_when_one_has() -> None:
+    host = Host()
+    assert host.may_begin("a", "b", "c") == [True, True, False]
+    host.used_s |= {"a": BOOT_CPU_S / 2, "b": BOOT_CPU_S / 2}
+    assert host.may_begin("c", "a") == [False, True]
+    host.used_s["b"] = BOOT_CPU_S
+    assert host.may_begin("c", "d") == [True, False]
+
+
+def test_who_never_starts_or_never_boots_holds_nobody_up_for_long() -> None:
+    host = Host()
+    assert host.may_begin("a", "b", "c") == [True, True, False]
+    host.used_s["a"] = 0.1
+    host.now_s += START_S
+    assert host.may_begin("c", "d") == [True, False]
+    host.used_s["c"] = 0.1
+    host.now_s += BOOT_S - START_S
+    assert host.may_begin("d", "e") == [True, False]
