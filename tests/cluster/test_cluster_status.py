@@ -90,3 +90,16 @@ def test_what_a_host_shall_not_have_is_not_shown() -> None:
     assert document["quorum"]["rabbitmq"]["ready"] == 2
     (line,) = (line for line in as_text(document).splitlines() if line.startswith("rabbitmq"))
     assert line.split() == ["rabbitmq", "ready", "-", "ready"]
+
+
+def test_shared_storage_that_is_not_well_or_not_heard() -> None:
+    row: Doc = {"health": "HEALTH_OK", "problems": [], "seen_at_s": NOW_S - 10}
+    assert described(SETTINGS, keepers(), sql() | {"storage": row}, NOW_S)["degraded"] == []
+    ill = row | {"health": "HEALTH_WARN", "problems": ["1 osds down", "1 host (1 osds) down"]}
+    document = described(SETTINGS, keepers(), sql() | {"storage": ill}, NOW_S)
+    assert wrong(document) == ["shared storage"]
+    assert "HEALTH_WARN; 1 osds down; 1 host" in document["degraded"][0]["why"]
+    assert document["serves"]
+    silent = row | {"seen_at_s": NOW_S - 61}
+    document = described(SETTINGS, keepers(), sql() | {"storage": silent}, NOW_S)
+    assert "for 61 s" in document["degraded"][0]["why"]

@@ -21,6 +21,8 @@ Doc = dict[str, Any]
 SQL_S = 8.0
 WHY_COLUMNS = 72
 CLOCKS_S = 2.0  # leases are seconds: hosts' clocks must be closer than this
+STORAGE_S = 60.0  # its health is told six times as often
+HEALTH_OK = "HEALTH_OK"
 HEALTHY, DEGRADED, DOWN = 0, 1, 3
 
 
@@ -36,7 +38,7 @@ def cluster_status(state: State, settings: Settings) -> tuple[Doc, int]:
 
 
 def _asked_sql(state: State, settings: Settings) -> Doc:
-    """{"leases", "hosts", "takeovers", "brake"}, or {"problem"} when SQL does not answer in time."""
+    """{"leases", "hosts", "takeovers", "brake", "storage"}, or {"problem"} when SQL does not answer in time."""
     found: Doc = {"problem": f"SQL does not answer within {SQL_S:.0f} s"}
 
     def ask() -> None:
@@ -45,13 +47,15 @@ def _asked_sql(state: State, settings: Settings) -> Doc:
         from trilith.kernel.leases import LEASES
         from trilith.kernel.store import Tx
         from trilith.placement.hosts import HOST, is_up
+        from trilith.volume.shared_storage import shared_storage
 
         def read(tx: Tx) -> Doc:
             leases = [dict(row) for row in tx.execute(sa.select(LEASES)).mappings()]
             rows = tx.rows(HOST)
             beats = {row["name"]: {"up": is_up(row), "seen_at_s": row["seen_at_s"]} for row in rows}
             lost = {host: {"state": row["state"], "why": row["why"]} for host, row in takeovers.under_way(tx).items()}
-            return {"leases": leases, "hosts": beats, "takeovers": lost, "brake": takeovers.control(tx)["brake"]}
+            brake, storage = takeovers.control(tx)["brake"], shared_storage(tx)
+            return {"leases": leases, "hosts": beats, "takeovers": lost, "brake": brake, "storage": storage}
 
         try:
             store = open_store(state, settings)
@@ -179,6 +183,8 @@ def _degraded(document: Doc, keepers: dict[str, Doc | None], sql: Doc, now_s: fl
         add(f"host {name}", f"{lost['state']}: {lost['why'] or 'see: trilith host history'}")
     if (sql.get("brake") or {"released_s": True})["released_s"] is None:
         add("storm brake", "many hosts are lost at once: nothing is touched; see: trilith hosts")
+    if why := _storage(sql.get("storage"), now_s):
+        add("shared storage", f"{why}; on a controller: trilith host plan, ceph -s")
     holders = document["vip"]["holders"]
     if len(holders) != 1:
         why = f"held by {', '.join(holders)}" if holders else "nobody holds it"
@@ -193,6 +199,15 @@ def _degraded(document: Doc, keepers: dict[str, Doc | None], sql: Doc, now_s: fl
     if len(document["versions"]["programs"]) > 1:
         add("versions", "hosts run different programs; finish it: trilith deploy FILE")
     return found
+
+
+def _storage(row: Doc | None, now_s: float) -> str:
+    """What is wrong with it; nothing where there is none."""
+    if row is None:
+        return ""
+    if now_s - row["seen_at_s"] > STORAGE_S:
+        return "nobody has told its health" + (f" for {now_s - row['seen_at_s']:.0f} s" if row["seen_at_s"] else " yet")
+    return "" if row["health"] == HEALTH_OK else "; ".join([row["health"], *row["problems"]])
 
 
 def as_text(document: Doc) -> str:
