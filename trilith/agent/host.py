@@ -52,9 +52,9 @@ def build(
     return Host([machines, Volumes(volumes_driver(settings, driver, owner), images)], machines)
 
 
-def _may_boot(driver: Qemu | FakeQemu) -> Callable[[str], bool]:
+def _may_boot(driver: Qemu | FakeQemu) -> Callable[[str], bool] | None:
     if not driver.emulates:
-        return lambda server_id: True
+        return None
     return Boots((os.cpu_count() or 1) + 1, driver.cpu_s).may_begin  # one more, for who waits for a disk
 
 

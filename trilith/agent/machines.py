@@ -54,7 +54,7 @@ class Machines:
         network: HostNetwork,
         images: Images,
         lease_ended: Callable[[], bool] = lambda: False,
-        may_boot: Callable[[str], bool] = lambda server_id: True,
+        may_boot: Callable[[str], bool] | None = None,
     ) -> None:
         self._driver = driver
         self._network = network
@@ -71,6 +71,7 @@ class Machines:
             "snapshot": self._snapshot,
             "upload_snapshot": self._upload_snapshot,
             "receive": self._receive,
+            "wait_to_boot": self._wait_to_boot,
         }
         for name in ("cont", "pause", "suspend", "powerdown", "end", "kill", "destroy", "note_crash"):
             self._acts[name] = getattr(driver, name)
@@ -80,7 +81,9 @@ class Machines:
             self._acts[name] = getattr(driver, name)
 
     def plan(self, want: Doc, seen: Doc | None) -> list[Act]:
-        return server_plan.plan(want, seen)
+        acts = server_plan.plan(want, seen)
+        boots = self._may_boot is not None and any(act.do == "start" for act in acts)
+        return [Act("wait_to_boot"), *acts] if boots else acts
 
     def observe(self, key: str) -> Doc | None:
         seen = self._driver.seen(key)
@@ -96,8 +99,6 @@ class Machines:
     def perform(self, key: str, act: Act) -> None:
         if act.do in ("start", "resume", "cont") and self._lease_ended():
             raise Unavailable("This host has not been heard for so long that its machines may run elsewhere.")
-        if act.do == "start" and not self._may_boot(key):
-            raise Unavailable("It waits for other machines of its host to boot.", BOOT_AGAIN_S)
         self._acts[act.do](key, **act.args)
 
     def known(self) -> set[str]:
@@ -117,6 +118,10 @@ class Machines:
                 return set(self._network.plugged()) - self._driver.ports()
             except Unavailable:
                 return set()  # a switch that is away must not keep machines from being stopped
+
+    def _wait_to_boot(self, key: str) -> None:
+        if self._may_boot is not None and not self._may_boot(key):
+            raise Unavailable("It waits for other machines of its host to boot.", BOOT_AGAIN_S)
 
     def _define(self, key: str, machine: Doc) -> None:
         self._driver.define(key, machine, self._images.path)

@@ -77,6 +77,19 @@ def test_keepalived_prefers_the_order_of_the_file_and_knows_its_peers(tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("reached", "holds"), [(("10.0.0.12", "10.0.0.13"), True), (("10.0.0.13",), True), ((), False)]
+)
+def test_who_reaches_no_majority_of_the_controllers_does_not_hold_the_address(
+    tmp_path: Path, reached: tuple[str, ...], holds: bool
+) -> None:
+    script = text(Keepalived(host_view(tmp_path)), "majority")
+    for peer in ("10.0.0.12", "10.0.0.13"):
+        assert peer in script
+        script = script.replace(peer, "127.0.0.1" if peer in reached else "127.0.0.1.invalid")
+    assert (subprocess.run(["sh", "-c", script], check=False).returncode == 0) is holds
+
+
+@pytest.mark.parametrize(
     ("serves", "others", "gives_way", "expected"),
     [
         (True, [], False, []),

@@ -297,7 +297,7 @@ DRILLS: dict[str, Drill] = {
             "partition",
             "a controller and a compute host cut off together, for 90 s",
             partition,
-            Bar(failed=0),
+            Bar(outage_s=10.0),
             restarts=True,
         ),
         while_machines_write(

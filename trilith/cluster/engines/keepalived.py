@@ -1,7 +1,8 @@
 """keepalived on every controller: the cloud's address (VIP) is on one of them.
 
 It moves when the host or its HAProxy dies, and when this controller could serve nobody for a while though another one
-can: then the keeper lays the file `GIVE_WAY` down. It does not move back by itself.
+can: then the keeper lays the file `GIVE_WAY` down. It does not move back by itself. Who reaches no majority of the
+controllers lets go of it: clients may reach both sides, and only one of them can serve.
 """
 
 import errno
@@ -27,6 +28,7 @@ from trilith.kernel import tls
 from trilith.kernel.reconcile import Act, Doc
 
 CONF = "/etc/keepalived/keepalived.conf"
+MAJORITY = "/etc/keepalived/majority"
 GIVE_WAY = "/run/trilith-give-way"
 ADVERT_S = 0.2
 ANSWER_S = 1.5
@@ -44,10 +46,14 @@ class Keepalived(UnitEngine):
         return self.view.has_role("control") and self.view.settings.cluster.vip is not None
 
     def files(self) -> list[ConfigFile]:
-        return [ConfigFile(CONF, self._configuration())]
+        return [ConfigFile(MAJORITY, self._majority(), 0o755), ConfigFile(CONF, self._configuration())]
 
     def units(self) -> list[ServiceUnit]:
-        return [ServiceUnit("keepalived.service", (CONF,), "Restart=always\nRestartSec=0.5\nNice=-15\n", reloads=True)]
+        return [
+            ServiceUnit(
+                "keepalived.service", (CONF, MAJORITY), "Restart=always\nRestartSec=0.5\nNice=-15\n", reloads=True
+            )
+        ]
 
     def observe(self, key: str) -> Doc:
         seen = super().observe(key) or {}
@@ -104,6 +110,16 @@ class Keepalived(UnitEngine):
         document = self.view.ask_peer(host) or {}
         return bool(document.get("engines", {}).get(self.kind, {}).get("detail", {}).get("serves"))
 
+    def _majority(self) -> str:
+        peers = [peer.address for peer in self.view.peers("control")]
+        return f"""#!/bin/sh
+# Written by Trilith's keeper: whether this host reaches so many other controllers that they are most, with itself.
+reached=$(for peer in {" ".join(peers)}; do
+    ping -n -q -c 1 -W 1 $peer >/dev/null 2>&1 && echo $peer &
+done; wait)
+[ "$(printf '%s' "$reached" | grep -c .)" -ge {len(self.view.controllers) // 2} ]
+"""
+
     def _configuration(self) -> str:
         cluster, host = self.view.settings.cluster, self.view.host
         place = [each.name for each in self.view.controllers].index(host.name)
@@ -118,7 +134,8 @@ global_defs {{
   vrrp_version 3
   enable_script_security
   script_user root
-  vrrp_garp_master_refresh 10
+  # whoever heard another one say that the address is his hears soon who has it
+  vrrp_garp_master_refresh 1
   vrrp_garp_master_refresh_repeat 1
 }}
 vrrp_script haproxy {{
@@ -133,6 +150,13 @@ vrrp_script way {{
   interval 1
   timeout 1
   fall 1
+  rise 1
+}}
+vrrp_script majority {{
+  script "{MAJORITY}"
+  interval 1
+  timeout 2
+  fall 2
   rise 1
 }}
 vrrp_instance entry {{
@@ -152,6 +176,7 @@ vrrp_instance entry {{
   track_script {{
     haproxy
     way
+    majority
   }}
 }}
 """
