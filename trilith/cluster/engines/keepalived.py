@@ -115,7 +115,7 @@ class Keepalived(UnitEngine):
         return f"""#!/bin/sh
 # Written by Trilith's keeper: whether this host reaches so many other controllers that they are most, with itself.
 reached=$(for peer in {" ".join(peers)}; do
-    ping -n -q -c 1 -W 1 $peer >/dev/null 2>&1 && echo $peer &
+    ping -n -q -c 1 -W 0.7 $peer >/dev/null 2>&1 && echo $peer &
 done; wait)
 [ "$(printf '%s' "$reached" | grep -c .)" -ge {len(self.view.controllers) // 2} ]
 """
