@@ -107,3 +107,10 @@ def test_the_script_knows_a_record_that_is_missing(disk: Path) -> None:
     for number in (0, 1, 3):
         record(disk, number, "a")
     assert found(disk) == "stamps: found 3 records of 1 lives, 1 out of order"
+
+
+@pytest.mark.parametrize(("lives", "words"), [(1, []), (2, ["it has written in 2 lives"])])
+def test_a_machine_that_shall_have_lived_on(lives: int, words: list[str]) -> None:
+    user = Talking("stamps: wrote 9, slowest 1 s", f"stamps: found 9 records of {lives} lives, 0 out of order")
+    wrong = writers(user).wrong({SERVER: Told(9, 1, False)}, lived_on=True)
+    assert [word in sentence for word, sentence in zip(words, wrong, strict=True)] == [True] * len(words)

@@ -74,9 +74,9 @@ class Writers:
         """Of all writes of the machines' present lives."""
         return max((float(told.slowest_s) for told in self.all_told().values()), default=None)
 
-    def wrong(self, before: dict[str, Told]) -> list[str]:
+    def wrong(self, before: dict[str, Told], lived_on: bool = False) -> list[str]:
         """Sentences. Every machine is started once more, to say what it finds. `before`: what they told before the
-        fault."""
+        fault. `lived_on`: none has been started again since it was made."""
         lost = [f"machine {server} had an I/O error" for server, told in self.all_told().items() if told.failed]
         for server in self.servers:
             answer = self._user.ask("POST", f"{COMPUTE}/servers/{server}/action", {"reboot": {"type": "HARD"}})
@@ -92,6 +92,8 @@ class Writers:
             records, lives, disorder = found
             if records < told.get(server, 0):
                 lost.append(f"machine {server} had written {told[server]} records, and {records} are there")
+            if lived_on and lives > 1:
+                lost.append(f"machine {server} was started again: it has written in {lives} lives")
             if disorder:
                 lost.append(f"machine {server} ran twice: {disorder} of {records} records, of {lives} lives, say so")
         return lost
