@@ -50,6 +50,9 @@ POWER = {
     "inmigrate": "incoming",
     "postmigrate": "moved",
 }  # any other state of QEMU is a paused machine
+# By RARP, for half a minute: OVN's port on this host opens with the first one that it hears, and
+# QEMU's own few come within a second, when a switch may not have the port yet. Milliseconds.
+ANNOUNCED = {"initial": 50, "max": 1000, "rounds": 35, "step": 100}
 
 
 class Qemu(Processes):
@@ -323,6 +326,8 @@ class Qemu(Processes):
                 self._write(server_id, {**spec, "power": "running", "watchdog_noted": False})
                 self._saved(server_id).unlink(missing_ok=True)
             self._execute(live, "cont")
+            if spec.get("incoming"):
+                self._execute(live, "announce-self", ANNOUNCED)
             live.dirty = True
 
     def pause(self, server_id: str) -> None:
