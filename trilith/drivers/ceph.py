@@ -118,7 +118,7 @@ class Ceph:
     def rename(self, pool: str, name: str, new_name: str) -> None:
         """Does nothing when that was done already."""
         check_names(pool, name, new_name)
-        failed = self._try("rename", (errno.ENOENT,), pool=pool, name=name, new_name=new_name)
+        failed, _ = self._try("rename", (errno.ENOENT,), pool=pool, name=name, new_name=new_name)
         if failed and self.image(pool, new_name) is None:
             raise _absent(pool, name)
 
@@ -132,7 +132,7 @@ class Ceph:
             raise InUse(f"The image {name} is still open; it is deleted when whoever has it lets go.")
         for snapshot in found.snapshots:
             self.drop_snapshot(pool, name, snapshot)
-        failed = self._try("remove", (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY), pool=pool, name=name)
+        failed, _ = self._try("remove", (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY), pool=pool, name=name)
         if failed in (errno.ENOTEMPTY, errno.EBUSY):
             if self.watchers(pool, name):
                 raise InUse(f"The image {name} was opened meanwhile.")
@@ -231,22 +231,16 @@ class Ceph:
 
     def _ask(self, do: str, limit_s: float = CALL_S, may_fail: Sequence[int] = (), **args: Any) -> Any:
         """The act's answer; None when it failed as it may."""
-        try:
-            return self._process.call(do, limit_s, **args)
-        except CephFault as fault:
-            if fault.errno in may_fail:
-                return None
-            raise _failure(fault.errno, f"rbd {do}: {fault}") from fault
+        return self._try(do, may_fail, limit_s, **args)[1]
 
-    def _try(self, do: str, may_fail: Sequence[int], **args: Any) -> int:
-        """0, or one of `may_fail`."""
+    def _try(self, do: str, may_fail: Sequence[int], limit_s: float = CALL_S, **args: Any) -> tuple[int, Any]:
+        """0 and the act's answer, or one of `may_fail`."""
         try:
-            self._process.call(do, CALL_S, **args)
+            return 0, self._process.call(do, limit_s, **args)
         except CephFault as fault:
             if fault.errno in may_fail:
-                return fault.errno
+                return fault.errno, None
             raise _failure(fault.errno, f"rbd {do}: {fault}") from fault
-        return 0
 
     def _copy(self, *words: str) -> None:
         """By Ceph's own program, which ends when its time or ours is over, and knows how to skip holes."""
