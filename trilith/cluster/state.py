@@ -127,6 +127,7 @@ class State:
         self.run = self.root / "run"
         self.log = self.root / "log"
         self.images = self.root / "images"
+        self.objects = self.root / "objects"
         self.host = self.root / "host"
         self.ovn = self.root / "ovn"
         self.hints_socket = self.run / "hints.sock"

@@ -1,0 +1,135 @@
+"""Commits to one SQLite file, many at a time: what several threads want is one transaction, and one sync.
+
+Whoever comes first commits for all who wait; who comes meanwhile waits for the next. Processes take turns by a file
+lock, because SQLite's own waiting polls.
+"""
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trilith.kernel.errors import Fault, Unavailable
+from trilith.objectstore.store import StorageFull
+
+T = TypeVar("T")
+Step = Callable[[sqlite3.Connection], T]
+"""What one caller wants. Raises `Fault` or `Unavailable` before it writes anything, or not at all."""
+
+MOST_STEPS = 256  # in one transaction
+BUSY_S = 30.0
+READERS_CACHE_KIB, WRITERS_CACHE_KIB = 2_000, 16_000
+
+
+class _Waiting:
+    def __init__(self, step: Step[Any]) -> None:
+        self.step = step
+        self.is_done = False
+        self.result: Any = None
+        self.refused: Fault | Unavailable | None = None
+        self.error: Fault | Unavailable | None = Unavailable("The object store's index was not written.")
+
+
+class GroupCommit:
+    """The database file `path`, made with `schema` (which may be run again). Of many threads and processes at once."""
+
+    def __init__(self, path: Path, schema: str) -> None:
+        self._path = path
+        self._lock_fd = os.open(f"{path}.writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # its log inherits the mode
+        self._change = threading.Condition()
+        self._waiting: list[_Waiting] = []
+        self._is_committing = False
+        self._of_thread = threading.local()
+        self._readers: list[sqlite3.Connection] = []
+        fcntl.flock(self._lock_fd, fcntl.LOCK_EX)  # what changes the file's kind, SQLite does not wait for
+        try:
+            self._writer = self._connect(WRITERS_CACHE_KIB)
+            self._writer.execute("PRAGMA journal_mode=WAL")
+            self._writer.executescript(schema)
+        except sqlite3.Error as error:
+            raise told(error) from error
+        finally:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+
+    def run(self, step: Step[T]) -> T:
+        """The result of `step`, once it is durable. Raises what it raises; `StorageFull`, `Unavailable`."""
+        mine = _Waiting(step)
+        with self._change:
+            self._waiting.append(mine)
+            while not mine.is_done:
+                if self._is_committing:
+                    self._change.wait()
+                else:
+                    self._commit_waiting()
+        if mine.error is not None:
+            raise mine.error
+        result: T = mine.result
+        return result
+
+    def _commit_waiting(self) -> None:
+        """With the condition held; lets go of it meanwhile."""
+        self._is_committing = True
+        self._change.release()
+        group: list[_Waiting] = []
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+            with self._change:  # only now: who came while we waited for our turn comes along
+                group, self._waiting = self._waiting[:MOST_STEPS], self._waiting[MOST_STEPS:]
+            self._commit(group)
+        finally:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+            self._change.acquire()
+            for each in group:
+                each.is_done = True
+            self._is_committing = False
+            self._change.notify_all()
+
+    def _commit(self, group: list[_Waiting]) -> None:
+        try:
+            with self._writer as connection:  # which commits, or rolls back
+                connection.execute("BEGIN IMMEDIATE")
+                for each in group:
+                    try:
+                        each.result = each.step(connection)
+                    except (Fault, Unavailable) as refused:
+                        each.refused = refused
+            for each in group:
+                each.error = each.refused
+        except sqlite3.Error as error:
+            for each in group:
+                each.error = told(error)
+
+    def reader(self) -> sqlite3.Connection:
+        """This thread's own connection, for single questions; several within BEGIN and COMMIT see one moment."""
+        found: sqlite3.Connection | None = getattr(self._of_thread, "connection", None)
+        if found is None:
+            found = self._of_thread.connection = self._connect(READERS_CACHE_KIB)
+            with self._change:
+                self._readers.append(found)
+        return found
+
+    def _connect(self, cache_kib: int) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, BUSY_S, isolation_level=None, check_same_thread=False)
+        for pragma in ("synchronous=FULL", f"cache_size=-{cache_kib}", "temp_store=MEMORY"):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    def close(self) -> None:
+        with self._change:
+            for connection in (*self._readers, self._writer):
+                connection.close()
+            self._readers.clear()
+            if self._lock_fd >= 0:
+                os.close(self._lock_fd)
+                self._lock_fd = -1
+
+
+def told(error: sqlite3.Error) -> Unavailable:
+    """An error of SQLite in our words."""
+    if getattr(error, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_IOERR_WRITE"):
+        return StorageFull("The object store's index has no room; delete objects or enlarge its disk.")
+    return Unavailable(f"The object store's index cannot be used: {error}.")
