@@ -29,3 +29,10 @@ def content(store: Store, name: str) -> bytes:
 
 def names(store: Store, **words: object) -> list[str]:
     return [entry.name for entry in store.list_objects("a", "c", Page(**words))]  # type: ignore[arg-type]
+
+
+def opened(kind: str) -> Store:
+    """Of another process: ``files:DIRECTORY``."""
+    what, _, where = kind.partition(":")
+    assert what == "files"
+    return files_store(Path(where))

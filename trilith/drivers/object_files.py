@@ -33,12 +33,13 @@ from trilith.kernel.errors import Kind, Unavailable
 HELD_BYTES = 64 << 10  # of an object that are kept in memory before a file is taken
 SYNC_BYTES = 32 << 20  # written between syncs, so that nobody else's sync waits for more than that
 FIRST_SLOTS, SLOTS, SESSION_SLOTS = 16, 128, 16_384  # made at first, made at once later, in one session
+FEW_SLOTS = 64  # then one of those who need one makes more, while the others take these
 SEAL_BYTES = 16
 END = struct.Struct(f">8s{SEAL_BYTES}sI")  # behind a document: sign, seal, length
 SIGN = b"trilith\x01"
 MAX_DOCUMENT_BYTES = 1 << 20
 TAILS_BYTES = (64 << 10, 2 * (MAX_DOCUMENT_BYTES + END.size))  # of a file, in which its last whole note is
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DiskFull(Unavailable):
@@ -53,11 +54,17 @@ class Session:
     def __init__(self, directory: Path, lock_fd: int) -> None:
         self.directory, self.lock_fd = directory, lock_fd
         self.made = 0
+        self.is_making = False
         self.slots: list[Path] = []
         self.undecided: set[str] = set()
         "Files that were taken and of which nobody said yet whether they stay."
 
-    def make_slots(self) -> None:
+    @property
+    def is_full(self) -> bool:
+        return self.made >= SESSION_SLOTS
+
+    def make_slots(self) -> list[Path]:
+        """More empty files. Of one thread at a time."""
         made = []
         for number in range(self.made, self.made + (SLOTS if self.made else FIRST_SLOTS)):
             self.made = number + 1
@@ -65,11 +72,11 @@ class Session:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             made.append(path)
         sync_directory(self.directory)
-        self.slots = made
+        return made
 
     def end(self) -> None:
         """Sealed, if everything in it is decided; else somebody will look through it."""
-        if not self.undecided:
+        if not self.undecided and not self.is_making:
             for path in self.slots:
                 path.unlink(missing_ok=True)
             (self.directory / "lock").unlink(missing_ok=True)
@@ -165,7 +172,7 @@ class ObjectFiles:
         self._data = make_directory(directory / "data", 0o700)
         self._notes = make_directory(directory / "notes", 0o700)
         self._key = _key_in(directory)
-        self._lock = threading.Lock()
+        self._change = threading.Condition()
         self._session: Session | None = None
         self._ending: list[Session] = []
 
@@ -208,22 +215,44 @@ class ObjectFiles:
 
     def take(self) -> tuple[Session, str, int]:
         """An empty file: its session, its name, and open for writing."""
-        with self._lock:
-            session = self._session
-            if session is None or (not session.slots and session.made >= SESSION_SLOTS):
-                if session is not None:
-                    self._ending.append(session)
-                session = self._session = self._begin_session()
-                self._end_sessions()
-            if not session.slots:
-                session.make_slots()
-            path = session.slots.pop()
+        with self._change:
+            while True:
+                session = self._filling()
+                if len(session.slots) <= FEW_SLOTS and not session.is_making and not session.is_full:
+                    self._fill(session)
+                if session.slots:
+                    path = session.slots.pop(0)
+                    break
+                if session.is_making:
+                    self._change.wait()
             blob = f"{session.directory.name}/{path.name}"
             session.undecided.add(blob)
         return session, blob, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
+    def _filling(self) -> Session:
+        session = self._session
+        if session is None or (session.is_full and not session.slots and not session.is_making):
+            if session is not None:
+                self._ending.append(session)
+            session = self._session = self._begin_session()
+            self._end_sessions()
+        return session
+
+    def _fill(self, session: Session) -> None:
+        """With the condition held; lets go of it meanwhile."""
+        session.is_making = True
+        self._change.release()
+        made: list[Path] = []
+        try:
+            made = session.make_slots()
+        finally:
+            self._change.acquire()
+            session.slots += made
+            session.is_making = False
+            self._change.notify_all()
+
     def decided(self, session: Session, blob: str) -> None:
-        with self._lock:
+        with self._change:
             session.undecided.discard(blob)
             self._end_sessions()
 
@@ -312,8 +341,7 @@ class ObjectFiles:
         """Durably what `document` says in its turn, with no other note written at the same time; None: there is none.
         `key` is hexadecimal."""
         directory = make_directory(self._notes / key[:2], 0o700)
-        with _told(), open(self._notes / ".turn", "w") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)
+        with _told(), _locked(self._notes / ".turn"):
             content = document()
             if content is None:
                 (directory / key).unlink(missing_ok=True)
@@ -330,7 +358,7 @@ class ObjectFiles:
 
     def close(self) -> None:
         """Ends the sessions."""
-        with self._lock:
+        with self._change:
             for session in [*self._ending, *([self._session] if self._session else [])]:
                 session.end()
             self._session, self._ending = None, []
@@ -345,6 +373,16 @@ def _told() -> Iterator[None]:
         if error.errno in NO_ROOM:
             raise DiskFull("The object store is full; delete objects or enlarge its disk.") from error
         raise Unavailable(f"The object store's files cannot be used: {error.strerror}.") from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _key_in(directory: Path) -> bytes:

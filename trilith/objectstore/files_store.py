@@ -42,6 +42,17 @@ SWEEP_ROWS = 1000
 TRIES = 20  # to open what is being replaced again and again
 
 
+@contextmanager
+def told_full() -> Iterator[None]:
+    """A full disk, in the store's words."""
+    try:
+        yield
+    except Unavailable as error:
+        if error.kind == "too_large" and not isinstance(error, StorageFull):
+            raise StorageFull(str(error)) from error
+        raise
+
+
 class FilesStore:
     """A `Store` in `directory`, over the files in it."""
 
@@ -132,9 +143,11 @@ class FilesStore:
             found = self.object(account, container, name)
             if found is None:
                 raise Fault("missing", f"There is no object {name}.")
+            if check is not None:
+                check(found)  # also now, so that what is refused is not written down
             before, after = found, changed(found, change(found))
-            # the note first: it must be there when the row is, and if the row never comes it is an older one's heir
-            is_there = self._files.describe(before.blob, noted(account, container, after))
+            with told_full():
+                is_there = self._files.describe(before.blob, noted(account, container, after))
             if is_there and self._index.run(step):
                 return after
         raise Unavailable(f"The object {name} is being changed all the time; try again.")
@@ -201,7 +214,8 @@ class FilesStore:
             return box_note(account, container, box)
 
         name = f"{len(account)} {account}{container}"
-        self._files.write_note(hashlib.sha256(name.encode()).hexdigest(), note)
+        with told_full():
+            self._files.write_note(hashlib.sha256(name.encode()).hexdigest(), note)
 
     def _read(self, ask: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -239,7 +253,8 @@ class FileWriter:
 
     def write(self, chunk: bytes) -> None:
         assert self._file is not None
-        self._file.write(chunk)
+        with told_full():
+            self._file.write(chunk)
         self._md5.update(chunk)
         self.size_bytes += len(chunk)
 
@@ -256,7 +271,8 @@ class FileWriter:
         while True:
             timestamp_us = put.timestamp_us or max(index.now_us(), newest_us + 10)
             made = described(self._name, put, self.size_bytes, self.etag, timestamp_us)
-            made = replace(made, blob=file.finish(noted(self._account, self._container, made)))
+            with told_full():
+                made = replace(made, blob=file.finish(noted(self._account, self._container, made)))
             before = self._run(made, put, check)
             if before is None or before.timestamp_us < timestamp_us:
                 file.keep()

@@ -21,6 +21,7 @@ Step = Callable[[sqlite3.Connection], T]
 
 MOST_STEPS = 256  # in one transaction
 BUSY_S = 30.0
+CHECKPOINT_PAGES = 4_000
 READERS_CACHE_KIB, WRITERS_CACHE_KIB = 2_000, 16_000
 
 
@@ -49,6 +50,7 @@ class GroupCommit:
         try:
             self._writer = self._connect(WRITERS_CACHE_KIB)
             self._writer.execute("PRAGMA journal_mode=WAL")
+            self._writer.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             self._writer.executescript(schema)
         except sqlite3.Error as error:
             raise told(error) from error

@@ -1,0 +1,29 @@
+"""Writers are killed at any moment. ``TRILITH_CRASH_OBJECTS=100000`` makes it long."""
+
+from pathlib import Path
+
+from tests.objectstore.killing import check, found, kill_again_and_again
+from tests.objectstore.stores import files_store
+
+
+def test_what_was_acknowledged_is_there_and_nothing_else_however_often_writers_are_killed(tmp_path: Path) -> None:
+    directory = tmp_path / "objects"
+    store = files_store(directory)
+    store.create_container("a", "c", {"x-container-read": ".r:*"})
+    expected = kill_again_and_again(f"files:{directory}")
+    check(store, expected)
+    store.sweep()
+    check(store, expected)
+    assert len(found(store)) > 100
+    # nothing is left over but what overwritten and deleted objects leave for a minute
+    whose = {store.object("a", "c", name).blob for name in found(store)}  # type: ignore[union-attr]
+    on_disk = {path.relative_to(directory / "data").as_posix() for path in (directory / "data").glob("*/*")}
+    assert on_disk == whose
+    store.close()
+
+    # the index is made anew from the files
+    (directory / "index.sqlite").unlink()
+    store = files_store(directory)
+    check(store, expected)
+    assert store.container("a", "c").headers == {"x-container-read": ".r:*"}  # type: ignore[union-attr]
+    store.close()
