@@ -1,8 +1,8 @@
 """Makes the index of a files store anew from the notes in its files, where it was lost.
 
 Each object's newest file wins, with the last note in it; so a change of metadata that was never acknowledged, because
-its writer died between note and index, counts. An object whose DELETE was acknowledged seconds before a power cut may be
-back. Nobody may use the store meanwhile: whoever does holds its door (`Door`) open.
+its writer died between note and index, counts. An object whose DELETE was acknowledged seconds before a power cut may
+be back. Nobody may use the store meanwhile: whoever does holds its door (`Door`) open.
 """
 
 import contextlib
