@@ -1,8 +1,10 @@
 """Writers are killed at any moment. ``TRILITH_CRASH_OBJECTS=100000`` makes it long."""
 
+import subprocess
+import sys
 from pathlib import Path
 
-from tests.objectstore.killing import check, found, kill_again_and_again
+from tests.objectstore.killing import ROOT, check, found, kill_again_and_again
 from tests.objectstore.stores import files_store
 
 
@@ -27,3 +29,10 @@ def test_what_was_acknowledged_is_there_and_nothing_else_however_often_writers_a
     check(store, expected)
     assert store.container("a", "c").headers == {"x-container-read": ".r:*"}  # type: ignore[union-attr]
     store.close()
+
+
+def test_what_was_acknowledged_outlives_a_power_cut(tmp_path: Path) -> None:
+    argv = ["unshare", "--mount", sys.executable, "-m", "tests.objectstore.power_cut", str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("all are there") == 5
