@@ -7,6 +7,7 @@
 
 import argparse
 import configparser
+import json
 import os
 import re
 import shutil
@@ -47,6 +48,7 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
     public = cloud.named("/networking/v2.0/networks", "public")["id"]
     hosts = cloud.get("/compute/v2.1/os-services?binary=nova-compute")["services"]
     several = str(len(hosts) > 1).lower()
+    features = object_features(cloud)
     extensions = [e["alias"] for e in cloud.get("/networking/v2.0/extensions")["extensions"]]
     return {
         "DEFAULT": {"log_file": "tempest.log", "debug": "true"},
@@ -66,7 +68,13 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
             **({"ca_certificates_file": str(cloud.ca_file)} if cloud.ca_file else {}),
         },
         "identity-feature-enabled": {"application_credentials": "true", "trust": "false"},
-        "service_available": {"swift": "false", "cinder": "true", "nova": "true", "neutron": "true", "glance": "true"},
+        "service_available": {
+            "swift": str(bool(features)).lower(),
+            "cinder": "true",
+            "nova": "true",
+            "neutron": "true",
+            "glance": "true",
+        },
         "compute": {
             "image_ref": image,
             "image_ref_alt": cloud.named("/image/v2/images", "guest-again")["id"],
@@ -108,6 +116,12 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
             "catalog_type": "block-storage",
         },
         "volume-feature-enabled": {"backup": "false", "multi_backend": "false", "snapshot": "true", "clone": "true"},
+        "object-storage": {"operator_role": "member", "reseller_admin_role": "admin"},
+        "object-storage-feature-enabled": {
+            "discoverable_apis": ",".join(features),
+            "object_versioning": str("versioned_writes" in features).lower(),
+            "container_sync": str("container_sync" in features).lower(),
+        },
         "validation": {
             "run_validation": str(not cloud.fake).lower(),  # pretended machines have no one to log in to
             "image_ssh_user": "root",
@@ -123,6 +137,16 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
             "img_container_format": "bare",
         },
     }
+
+
+def object_features(cloud: Cloud) -> list[str]:
+    """What the object store says that it can; nothing where there is none."""
+    services = cloud.get("/identity/v3/auth/catalog")["catalog"]
+    urls = [each["url"] for service in services if service["type"] == "object-store" for each in service["endpoints"]]
+    if not urls:
+        return []
+    with urllib.request.urlopen(f"{urls[0].partition('/v1/')[0]}/info", timeout=20, context=cloud.tls) as answer:
+        return sorted(json.load(answer))
 
 
 def fetch_image(cloud: Cloud, name: str, path: Path) -> None:

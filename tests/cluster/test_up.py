@@ -52,7 +52,7 @@ def test_from_nothing_to_ready_and_back(cloud: Cloud) -> None:
         assert secret.stat().st_mode & 0o077 == 0, secret
     document = status(cloud)
     assert document["degraded"] == []
-    assert {"supervisor", "api", "hub", "agent", "controller"} == {p["name"] for p in document["processes"]}
+    assert {"supervisor", "api", "objects", "hub", "agent", "controller"} == {p["name"] for p in document["processes"]}
     assert 0 < document["pss_mib"] < 400
     assert max(len(line) for line in cloud.run("status").stdout.splitlines()) <= 100
     leaders = list(processes(cloud).values())
@@ -72,7 +72,7 @@ def test_from_nothing_to_ready_and_back(cloud: Cloud) -> None:
 def test_every_process_may_be_killed(cloud: Cloud) -> None:
     cloud.up()
     before = processes(cloud)
-    for name in ("hub", "agent", "controller", "api"):
+    for name in ("hub", "agent", "controller", "api", "objects"):
         os.kill(before[name], signal.SIGKILL)
     eventually(
         lambda: all(processes(cloud)[name] not in (None, before[name]) for name in before if name != "supervisor"),

@@ -74,6 +74,7 @@ def app() -> App:
         "own_image_files": images.own if isinstance(images, SharedImages) else None,
         "hub_url": settings.hub_url,
         "hub_port": None if settings.clustered else settings.hub_port,
+        "objects_port": None if settings.clustered else settings.objects_port,
         "ca_file": state.ca_file(settings),
         "controller_credential": state.secret("controller"),
         "join_tokens": lambda: read_join_tokens(state),

@@ -74,6 +74,7 @@ def _rows(tx: Tx, state: State, settings: Settings) -> None:
         admin_password=state.secret("admin"),
         demo_password=state.secret("demo"),
         region=settings.cluster.region,
+        objects=settings.stores_objects,
     )
     for host in settings.cluster.hosts:
         register(tx, host.name, named_id(f"host:{host.name}"), list(host.roles), host.availability_zone)

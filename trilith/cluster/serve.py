@@ -75,6 +75,35 @@ def _bootstrapped(state: State, settings: Settings) -> None:
         raise SystemExit(1)
 
 
+def objects(state: State) -> None:
+    """Granian again, with ASGI: bodies stream both ways, and a slow client holds no thread."""
+    from granian.constants import HTTPModes, Interfaces, SSLProtocols
+    from granian.log import LogLevels
+    from granian.server import Server
+
+    from trilith.cluster.objects import app
+
+    settings = state.settings()
+    gc.collect()
+    gc.freeze()
+    server = Server(
+        "trilith.cluster.objects:app",
+        address=settings.listen,
+        port=settings.objects_port,
+        interface=Interfaces.ASGI,
+        http=HTTPModes.http1,
+        workers=settings.workers,
+        respawn_failed_workers=True,
+        workers_kill_timeout=KILL_WORKER_S,
+        ssl_cert=state.tls / "host.crt" if settings.encrypted else None,
+        ssl_key=state.tls / "host.key" if settings.encrypted else None,
+        ssl_protocol_min=SSLProtocols.tls12,
+        log_level=LogLevels.error,
+        log_dictconfig={"loggers": {"_granian": {"propagate": True}, "granian.access": {"propagate": False}}},
+    )
+    server.serve(target_loader=functools.partial(_load, app), wrap_loader=False)
+
+
 def hub(state: State) -> None:
     from trilith.cluster.hub import serve
 
@@ -115,5 +144,5 @@ def _entry(settings: Settings, module: str, function: str) -> Callable[..., Any]
 
 
 PROCESSES: dict[str, Callable[[State], None]] = {
-    function.__name__: function for function in (supervisor, api, hub, controller, network, agent, keeper)
+    function.__name__: function for function in (supervisor, api, objects, hub, controller, network, agent, keeper)
 }

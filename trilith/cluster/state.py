@@ -75,6 +75,15 @@ class Settings(msgspec.Struct, kw_only=True):
         return self.port + 1
 
     @property
+    def objects_port(self) -> int:
+        return self.port + 2
+
+    @property
+    def stores_objects(self) -> bool:
+        """Whether this cloud has an object store. Several controllers have none yet that they share."""
+        return not self.clustered
+
+    @property
     def address(self) -> str:
         """An address of this cloud that this machine can connect to."""
         unspecified = ipaddress.ip_address(self.listen).is_unspecified

@@ -54,7 +54,7 @@ def status(state: State) -> Status:
             "identity": f"{settings.api_url}/identity",
             "consoles": settings.hub_url,
         },
-        "ports": {"api": settings.port, "hub": settings.hub_port},
+        "ports": {"api": settings.port, "hub": settings.hub_port, "objects": settings.objects_port},
         "public_cidr": settings.public_cidr,
         "versions": _versions(settings),
         "processes": processes,

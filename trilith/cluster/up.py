@@ -5,6 +5,7 @@ and typed again.
 """
 
 import contextlib
+import functools
 import ipaddress
 import json
 import os
@@ -183,9 +184,17 @@ def units(state: State, settings: Settings) -> list[Unit]:
         _ours(state, "api", ready=lambda: _answers(settings.address, settings.port, state.ca_file(settings))),
         *engines,
         _ours(state, "hub", ready=lambda: _answers(settings.address, settings.hub_port, state.ca_file(settings))),
+        *_objects(state, settings),
         _ours(state, "agent", ready=lambda: heartbeat_age_s(state) < 2.0),
         _ours(state, "controller", after=("api",)),
     ]
+
+
+def _objects(state: State, settings: Settings) -> list[Unit]:
+    if not settings.stores_objects:
+        return []
+    answers = functools.partial(_answers, settings.address, settings.objects_port, state.ca_file(settings))
+    return [_ours(state, "objects", ready=answers)]
 
 
 def _ours(
@@ -335,7 +344,7 @@ def _check_place(state: State) -> None:
 
 def _check_machine(state: State, settings: Settings, patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
-    for port in (settings.port, settings.hub_port):
+    for port in (settings.port, settings.hub_port, settings.objects_port):
         try:
             while not _is_free(settings.listen, port, deadline):
                 time.sleep(0.05)

@@ -1,8 +1,10 @@
 """Endpoints, and the catalogue that they make. A URL may name the project: ``$(project_id)s``; the program's own
-begin with ``$(base)s``: the scheme and host by which the client came."""
+begin with ``$(base)s``: the scheme and host by which the client came; the object store's, which has a port of its own
+on one machine, with ``$(objects)s``."""
 
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from trilith.identity import rules
 from trilith.identity.regions import REGION
@@ -12,10 +14,10 @@ from trilith.kernel.declare import Field, choice, computed, text
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Flag, Json
 from trilith.kernel.request import Ctx
-from trilith.kernel.store import Tx
 
 Row = dict[str, Any]
 BASE = "$(base)s"
+OBJECTS = "$(objects)s"
 
 ENDPOINT: IdentityNoun = IdentityNoun(
     IDENTITY,
@@ -29,9 +31,7 @@ ENDPOINT: IdentityNoun = IdentityNoun(
         ),
         region_id=text(64, create="optional", update=True, null=True, filter=True),
         service_id=text(64, create="required", update=True, filter=True, index=True),
-        url=text(
-            1024, least=1, create="required", update=True, show=lambda row, ctx: row["url"].replace(BASE, ctx.base_url)
-        ),
+        url=text(1024, least=1, create="required", update=True, show=lambda row, ctx: _own(row["url"], ctx)),
         name=text(255, create="optional", update=True, null=True, optional_in_view=True),
         enabled=Field(kind=Flag(strict=True), create="optional", update=True, default=True),
         links=computed(lambda row, ctx: ENDPOINT.links(row, ctx)),
@@ -68,9 +68,23 @@ def update(ctx: Ctx, row: Row, changes: Row) -> Row:
     return ctx.tx.update(ENDPOINT, row, **_check(ctx, changes))
 
 
-def catalog(tx: Tx, base_url: str, user_id: str, project_id: str | None) -> list[Row]:
+def _bases(ctx: Ctx) -> dict[str, str]:
+    """What our own URLs begin with."""
+    port = ctx.settings.get("objects_port")
+    base = urlsplit(ctx.base_url)
+    host = f"[{base.hostname}]" if ":" in (base.hostname or "") else base.hostname
+    return {"base": ctx.base_url, "objects": f"{base.scheme}://{host}:{port}" if port else ctx.base_url}
+
+
+def _own(url: str, ctx: Ctx) -> str:
+    bases = _bases(ctx)
+    return url.replace(BASE, bases["base"]).replace(OBJECTS, bases["objects"])
+
+
+def catalog(ctx: Ctx, user_id: str, project_id: str | None) -> list[Row]:
     """The catalogue as a token shows it. Endpoints that name a project are left out where there is none."""
-    values = {"base": base_url, "user_id": user_id, "project_id": project_id, "tenant_id": project_id}
+    tx = ctx.tx
+    values = {**_bases(ctx), "user_id": user_id, "project_id": project_id, "tenant_id": project_id}
     found = {}
     for row in tx.rows(SERVICE, SERVICE.c.enabled):
         found[row["id"]] = {"endpoints": [], "id": row["id"], "type": row["type"], "name": row["name"] or ""}

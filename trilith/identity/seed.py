@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from trilith.identity import relations
 from trilith.identity.domains import DOMAIN
-from trilith.identity.endpoints import BASE, ENDPOINT
+from trilith.identity.endpoints import BASE, ENDPOINT, OBJECTS
 from trilith.identity.passwords import hash_password
 from trilith.identity.projects import PROJECT
 from trilith.identity.regions import REGION
@@ -31,8 +31,8 @@ CATALOG = (  # type, name, path below the cloud's base URL
     ("network", "neutron", "/networking"),
     ("block-storage", "cinder", "/volume/v3"),
     ("volumev3", "cinderv3", "/volume/v3"),  # the same under the name that older clients ask for
-    ("object-store", "swift", "/object-store/v1/AUTH_$(project_id)s"),
 )
+OBJECT_STORE = ("object-store", "swift", "/object-store/v1/AUTH_$(project_id)s")  # where the cloud has one
 
 
 MADE = sa.Table(
@@ -58,14 +58,24 @@ def fixed_id(name: str) -> str:
     return uuid.uuid5(uuid.NAMESPACE_URL, f"trilith:{name}").hex
 
 
-def seed(tx: Tx, *, admin_password: str, demo_password: str, base_url: str = BASE, region: str = "RegionOne") -> None:
+def seed(
+    tx: Tx,
+    *,
+    admin_password: str,
+    demo_password: str,
+    base_url: str = BASE,
+    region: str = "RegionOne",
+    objects: bool = False,
+) -> None:
     """People and projects are made with the domain, once: what an operator deletes later stays deleted. `base_url`
-    of the default means: as the client came."""
+    of the default means: as the client came. `objects`: whether there is an object store."""
     if tx.one(DOMAIN, id=DEFAULT_DOMAIN) is None:
         tx.insert(DOMAIN, {"id": DEFAULT_DOMAIN, "name": "Default", "description": "The default domain"})
         _seed_roles(tx)
         _seed_people(tx, admin_password, demo_password)
     _seed_catalog(tx, base_url, region)
+    if objects and not tx.one(SERVICE, type=OBJECT_STORE[0]):
+        _seed_service(tx, OBJECTS, region, *OBJECT_STORE)
 
 
 def _seed_roles(tx: Tx) -> None:
@@ -112,7 +122,11 @@ def _seed_catalog(tx: Tx, base_url: str, region: str) -> None:
         root = "/" + path.split("/")[1]
         if tx.one(SERVICE, type=type_) or not any(f"{prefix}/".startswith(f"{root}/") for prefix in prefixes):
             continue
-        service = tx.insert(SERVICE, {"id": fixed_id(f"service:{type_}"), "type": type_, "name": name})
-        for interface in ("public", "internal", "admin"):
-            new = {"id": fixed_id(f"endpoint:{type_}:{interface}"), "service_id": service["id"]}
-            tx.insert(ENDPOINT, new | {"interface": interface, "region_id": region, "url": base_url + path})
+        _seed_service(tx, base_url, region, type_, name, path)
+
+
+def _seed_service(tx: Tx, base_url: str, region: str, type_: str, name: str, path: str) -> None:
+    service = tx.insert(SERVICE, {"id": fixed_id(f"service:{type_}"), "type": type_, "name": name})
+    for interface in ("public", "internal", "admin"):
+        new = {"id": fixed_id(f"endpoint:{type_}:{interface}"), "service_id": service["id"]}
+        tx.insert(ENDPOINT, new | {"interface": interface, "region_id": region, "url": base_url + path})

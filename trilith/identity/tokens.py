@@ -194,7 +194,7 @@ def token_body(ctx: Ctx, session: Session, with_catalog: bool) -> Row:
         found["roles"] = [_named(role) for role in session.roles]
         if with_catalog:
             project_id = letter.scope_id if letter.scope == "project" else None
-            found["catalog"] = catalog(ctx.tx, ctx.base_url, letter.user_id, project_id)
+            found["catalog"] = catalog(ctx, letter.user_id, project_id)
     if credential is not None:
         restricted = not credential["unrestricted"]
         found["application_credential"] = {**_named(credential), "restricted": restricted}
@@ -246,7 +246,7 @@ def revoke(ctx: Ctx) -> None:
 def show_catalog(ctx: Ctx) -> Row:
     if not (ctx.who.project_id or ctx.who.domain_id or ctx.who.system):
         raise Fault("forbidden", "A project-scoped token is required to produce a service catalog.")
-    found = catalog(ctx.tx, ctx.base_url, ctx.who.user_id, ctx.who.project_id)
+    found = catalog(ctx, ctx.who.user_id, ctx.who.project_id)
     return {"catalog": found, "links": {"self": f"{ctx.base_url}{ctx.url_path}"}}
 
 

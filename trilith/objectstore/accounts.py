@@ -4,7 +4,7 @@ from trilith.objectstore.calls import Call, visible
 from trilith.objectstore.limits import OWNER_HEADERS, POLICY, check_all_metadata, check_metadata
 from trilith.objectstore.listing_views import Entry, asked, listing, media_of
 from trilith.objectstore.messages import Answered, Headers, Response, iso_date, page, timestamp
-from trilith.objectstore.quotas import account_quota
+from trilith.objectstore.quotas import account_quotas
 from trilith.objectstore.store import Account, Container, Page, Subdir
 
 METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS")
@@ -72,8 +72,7 @@ def post(call: Call) -> Response:
 
 def _change(call: Call) -> None:
     check_metadata(call.request, "account")
-    changes = changed(call.request.headers, "account")
-    account_quota(call, changes)
+    changes = changed(call.request.headers, "account") | account_quotas(call, call.request.headers)
     if not call.owns(call.target.account):
         changes = {name: value for name, value in changes.items() if name not in OWNER_HEADERS}
     found = call.account(call.target.account)

@@ -13,7 +13,7 @@ from trilith.objectstore.limits import (
 from trilith.objectstore.listing_views import Asked, Entry, asked, listing, media_of
 from trilith.objectstore.messages import HTML, Answered, Headers, Response, http_date, iso_date, on_wire, page
 from trilith.objectstore.messages import timestamp as wire_timestamp
-from trilith.objectstore.quotas import container_quota
+from trilith.objectstore.quotas import check_container_quotas
 from trilith.objectstore.store import Container, Object, Page, Subdir
 from trilith.objectstore.versioning import version_changes
 
@@ -103,7 +103,7 @@ def _changes(call: Call) -> dict[str, str | None]:
     if (policy := headers.get("x-storage-policy")) and policy.lower() != POLICY:
         raise Answered(400, f"Invalid X-Storage-Policy '{policy}'")
     changes = changed(headers, "container")
-    container_quota(changes)
+    check_container_quotas(changes)
     for name in ACLS:
         if f"x-remove-{name.removeprefix('x-')}" in headers:
             changes[name] = None

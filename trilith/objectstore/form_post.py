@@ -16,7 +16,8 @@ from trilith.objectstore.temporary_urls import Covers
 
 MAX_VALUE_BYTES = 4096
 MAX_HEADERS_BYTES = 8192
-INFO = {"allowed_digests": sorted(temporary_urls.DIGESTS.values())}
+DIGESTS = {40: "sha1", **temporary_urls.DIGESTS}  # as a MAC SHA-1 is not broken, and old forms have it
+INFO = {"allowed_digests": sorted(DIGESTS.values()), "deprecated_digests": ["sha1"]}
 
 
 def begin_form(call: Call) -> "FormUpload":
@@ -150,7 +151,7 @@ class FormUpload:
         """What the form's signature is good for. Raises 401, 400."""
         if self._number("expires") < self.call.request.now_s:
             raise Answered(401, "FormPost: Form Expired")
-        parsed = temporary_urls.signature_of(self.fields.get("signature", ""))
+        parsed = temporary_urls.signature_of(self.fields.get("signature", ""), DIGESTS)
         path = self.call.request.path.removeprefix(PREFIX)
         said = [self.fields.get("redirect", "")]
         said += [self.fields.get(name) or "0" for name in ("max_file_size", "max_file_count", "expires")]

@@ -90,8 +90,10 @@ class Front:
         if work is None:
             raise Answered(405, "", {"allow": ", ".join(_allowed(kind))})
         if request.method in ("GET", "HEAD") and static_web.concerns(call):
-            return static_web.get(call, work)
-        return temporary_urls.finished(call, work(call))
+            begun = static_web.get(call, work)
+        else:
+            begun = work(call)
+        return temporary_urls.finished(call, begun)
 
 
 def is_form(request: Request) -> bool:

@@ -12,7 +12,7 @@ import hmac
 import ipaddress
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -99,7 +99,7 @@ def _in_range(peer: str, ip_range: str) -> bool:
         return False
 
 
-def signature_of(text: str) -> tuple[str, str] | None:
+def signature_of(text: str, digests: Mapping[int, str] = DIGESTS) -> tuple[str, str] | None:
     """(digest, signature in hex); None for what is none. Also ``sha256:BASE64``."""
     name, colon, encoded = text.partition(":")
     if colon:
@@ -108,8 +108,8 @@ def signature_of(text: str) -> tuple[str, str] | None:
             text = base64.b64decode(padded, validate=True).hex()
         except (binascii.Error, ValueError):
             return None
-        return (name, text) if DIGESTS.get(len(text)) == name else None
-    digest = DIGESTS.get(len(text))
+        return (name, text) if digests.get(len(text)) == name else None
+    digest = digests.get(len(text))
     return (digest, text) if digest and text.isascii() else None
 
 

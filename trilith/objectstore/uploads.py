@@ -48,7 +48,7 @@ def _default_content_type(request: Request, target: Target) -> None:
 
 def kept_headers(request: Request) -> Headers:
     """Raises 400."""
-    found = {name: value for name, value in request.headers.items() if value and (is_meta(name) or name in KEPT)}
+    found = {name: value for name, value in request.headers.items() if is_meta(name) or (value and name in KEPT)}
     if DYNAMIC in found:
         found[DYNAMIC] = _manifest(found[DYNAMIC])
     return found
