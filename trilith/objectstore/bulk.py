@@ -19,9 +19,7 @@ from trilith.objectstore.calls import Call, Target
 from trilith.objectstore.limits import MAX_CONTAINER_NAME_BYTES, MAX_FILE_BYTES, MAX_OBJECT_NAME_BYTES
 from trilith.objectstore.listing_views import best_media
 from trilith.objectstore.messages import Answered, Begun, Response, name_of, on_wire
-from trilith.objectstore.reading import is_over
 from trilith.objectstore.reports import ACCEPTED, Report, status_line
-from trilith.objectstore.store import Object
 
 Mode = Literal["r|", "r|gz", "r|bz2"]
 META_NAME = re.compile(r"meta\.[A-Za-z0-9_.-]+")
@@ -137,16 +135,11 @@ def delete_all(call: Call, targets: Iterable[Target | tuple[str, int]]) -> Respo
 
 def _delete(call: Call) -> int:
     """The status of one deletion."""
-
-    def check(there: Object | None) -> None:
-        if there is not None and is_over(there, call.request.now_s):
-            raise Fault("missing", "Its time is over.")
-
     target = call.target
     try:
         if target.name:
             call.require_writing(target, "DELETE")
-            versioning.delete(call, check)
+            versioning.delete(call)
         else:
             call.require("DELETE", target)
             call.store.delete_container(target.account, target.container)

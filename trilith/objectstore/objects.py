@@ -74,10 +74,5 @@ def delete(call: Call) -> Response:
     call.require_writing(call.target, "DELETE")
     if call.request.param("multipart-manifest") == "delete":
         return static_large_objects.delete(call)
-
-    def check(there: Object | None) -> None:
-        if there is not None and is_over(there, call.request.now_s):
-            raise Fault("missing", "Its time is over.")
-
-    versioning.delete(call, check)
+    versioning.delete(call)
     return Response(204, {"content-type": HTML})

@@ -11,7 +11,7 @@ from trilith.kernel.errors import Fault
 from trilith.objectstore.calls import Call, Target
 from trilith.objectstore.messages import Answered, on_wire, text_of, timestamp
 from trilith.objectstore.reading import DYNAMIC, MICRO, is_over
-from trilith.objectstore.store import Check, Object, Page, Put, Reader, Subdir
+from trilith.objectstore.store import Object, Page, Put, Reader, Subdir
 
 STACK, HISTORY = "x-versions-location", "x-history-location"
 DELETED = "application/x-deleted;swift_versions_deleted=1"
@@ -40,20 +40,27 @@ def keep_current(call: Call) -> None:
         _keep(call, place)
 
 
-def delete(call: Call, check: Check | None = None) -> None:
-    """Deletes the object that a request is about, or brings back the version before it. Raises 404."""
+def delete(call: Call) -> None:
+    """Deletes the object that a request is about, or brings back the version before it. Raises 404, also for one whose
+    time is over: but then it is gone for good."""
     mode, place = _asked(call)
     target = call.target
     if place is None:
-        call.store.delete_object(target.account, target.container, target.name, check)
+        _delete(call)
         return
     if mode == HISTORY:
         _keep(call, place)
         marker = Target(place.account, place.container, f"{_prefix(target)}{timestamp(call.request.now_s)}")
         _store(call, marker, Put(DELETED), iter(()))
-        call.store.delete_object(target.account, target.container, target.name, check)
+        _delete(call)
     elif not _restored(call, place):
-        call.store.delete_object(target.account, target.container, target.name, check)
+        _delete(call)
+
+
+def _delete(call: Call) -> None:
+    target = call.target
+    if is_over(call.store.delete_object(target.account, target.container, target.name), call.request.now_s):
+        raise Answered(404)
 
 
 def _asked(call: Call) -> tuple[str, Target | None]:
