@@ -34,5 +34,5 @@ trace: ## the files and functions that one POST of a server passes, from the req
 bench: setup ## Trilith and upstream side by side on this machine, a table of ratios
 	@$(PYTHON) -m tests.bench $(ARGS)
 
-tempest: setup ## Tempest against a cloud that it starts: make tempest SET=interop|smoke|core|entry|moves|REGEX [REHEARSAL=DIR]
+tempest: setup ## Tempest against a cloud that it starts: make tempest SET=interop|interop-storage|smoke|core|entry|moves|REGEX [REHEARSAL=DIR]
 	@$(PYTHON) -m tests.clients.tempest $(SET) $(if $(REHEARSAL),--rehearsal $(REHEARSAL))

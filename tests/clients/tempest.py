@@ -1,8 +1,9 @@
 """Tempest, unmodified, against a cloud that this starts, or a rehearsal's.
 
-    python -m tests.clients.tempest [--fake] [--rehearsal DIR] interop|smoke|core|entry|moves|REGEX
+    python -m tests.clients.tempest [--fake] [--rehearsal DIR] interop|interop-storage|smoke|core|entry|moves|REGEX
 
-`interop.txt` holds the tests that the interoperability guidelines require of compute clouds.
+`interop.txt` holds the tests that the interoperability guidelines require of compute clouds, `interop_storage.txt`
+those that they require of object stores.
 """
 
 import argparse
@@ -192,8 +193,8 @@ def exactly(names: Iterable[str]) -> str:
 
 def chosen(workspace: Path, what: str) -> list[str]:
     """The words of ``tempest run`` for a set's name or a regular expression."""
-    if what == "interop":
-        names = (HERE / "interop.txt").read_text().split()
+    if what in ("interop", "interop-storage"):
+        names = (HERE / f"{what.replace('-', '_')}.txt").read_text().split()
         wanted = workspace / "interop.txt"
         wanted.write_text("\n".join(exactly([name]) for name in names))
         return ["--include-list", str(wanted)]

@@ -1,6 +1,7 @@
 """The object store's process: Swift's API over this cloud's store. A process of its own, because its bodies are large
 and its clients slow; who may do what, it reads from the same SQL as the API."""
 
+import fcntl
 import os
 import threading
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from trilith.cluster.api import open_store
 from trilith.cluster.object_store import store_for
 from trilith.cluster.schema import migrate
-from trilith.cluster.state import Problem, State, locked
+from trilith.cluster.state import Problem, State
 from trilith.identity.projects import PROJECT
 from trilith.identity.tokens import authenticate, use_keys
 from trilith.kernel.errors import Fault
@@ -67,7 +68,7 @@ def app() -> Application:
 
 
 def _look_after(state: State, objects: ObjectStore) -> None:
-    """By one process of this host, whichever has the lock."""
-    forever = threading.Event()
-    with locked(state.run / "objects.lock", wait_s=float("inf")):
-        expiry.look_after(objects, forever)
+    """By one process of this host: whichever gets the lock, which it keeps until it dies."""
+    lock = os.open(state.run / "objects.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    expiry.look_after(objects, threading.Event())

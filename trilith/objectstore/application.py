@@ -82,11 +82,13 @@ class Application:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
             return
+        started = time.monotonic()
         request = request_of(scope, self.behind_proxy)
         response = await self._answer(request, receive)
         try:
-            await self._send(request, response, send)
+            await self._send(request, response, receive, send)
         finally:
+            _log(request, response, started)
             if not isinstance(response.body, bytes) or response.on_close is not None:
                 await self._tried(request, response.close)
 
@@ -134,7 +136,7 @@ class Application:
             await self._tried(request, upload.abandon)
 
     # out
-    async def _send(self, request: Request, response: Response, send: Send) -> None:
+    async def _send(self, request: Request, response: Response, receive: Receive, send: Send) -> None:
         pieces = None if isinstance(response.body, bytes) else response.body
         if pieces is None:
             await _start(request, response, send)
@@ -148,12 +150,16 @@ class Application:
             await send({"type": "http.response.body", "body": response_to_it.whole()})
             return
         await _start(request, response, send)
-        while data:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-            data, error = await self._tried(request, lambda: next(pieces, b""))
-            if error is not None:
-                log.error("a download was cut short: %s", error, extra={"request_id": request.trans_id})
-                raise error  # the server breaks the connection: less comes than was promised
+        gone = asyncio.create_task(_gone(receive))
+        try:
+            while data and not gone.done():
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+                data, error = await self._tried(request, lambda: next(pieces, b""))
+                if error is not None:
+                    log.error("a download was cut short: %s", error, extra={"request_id": request.trans_id})
+                    raise error  # the server breaks the connection: less comes than was promised
+        finally:
+            gone.cancel()
         await send({"type": "http.response.body", "body": b""})
 
     async def _tried(self, request: Request, work: Callable[[], T]) -> tuple[T | None, BaseException | None]:
@@ -177,6 +183,31 @@ class Application:
             log.error("request failed", exc_info=error, extra={"request_id": request.trans_id})
             return page(500)
         return found
+
+
+def _log(request: Request, response: Response, started: float) -> None:
+    """Without the query, in which signatures stand."""
+    extra = {
+        "request_id": request.trans_id,
+        "user_id": request.user_id,
+        "project_id": request.project_id,
+        "bytes": response.length,
+        "ms": round((time.monotonic() - started) * 1000, 1),
+    }
+    log.log(
+        logging.DEBUG if request.raw_path == "/healthz" else logging.INFO,  # the supervisor asks it often
+        "%s %s %s",
+        request.method,
+        request.raw_path,
+        response.status,
+        extra=extra,
+    )
+
+
+async def _gone(receive: Receive) -> None:
+    """Returns when the client has gone: the server itself takes and drops what is sent to it then."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _start(request: Request, response: Response, send: Send) -> None:

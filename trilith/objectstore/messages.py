@@ -132,7 +132,7 @@ Begun = Response | Upload
 class Request:
     """`path` as decoded UTF-8, `raw_path` as it was sent; `length_bytes` None: not told (chunked, or no body).
 
-    `body` holds what is there already where the whole of a body is wanted first.
+    `user_id` and `project_id`: of the caller, once that is known; for the log.
     """
 
     method: str
@@ -142,6 +142,8 @@ class Request:
     scheme: str = "http"
     peer: str = ""
     trans_id: str = ""
+    user_id: str | None = None
+    project_id: str | None = None
     query: dict[str, str] = field(init=False)
     now_s: float = field(default_factory=time.time)
 

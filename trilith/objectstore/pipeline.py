@@ -84,6 +84,8 @@ class Front:
         call.grant = temporary_urls.grant_of(call)
         if call.grant is None:
             call.who = self.identity.caller(request)
+            if call.who is not None:
+                request.user_id, request.project_id = call.who.user_id, call.who.project_id
         if (found := bulk.begin(call)) is not None:
             return found
         work = METHODS[kind].get(request.method)

@@ -78,6 +78,8 @@ class Objects:
         rest, told = list(pieces), []
 
         async def receive() -> dict[str, Any]:
+            if not rest and told:  # it stays and listens
+                await asyncio.Event().wait()
             if not rest or rest[0] is CUT:
                 return {"type": "http.disconnect"}
             return {"type": "http.request", "body": rest.pop(0), "more_body": bool(rest)}
