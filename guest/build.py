@@ -4,8 +4,13 @@
 
 The image is a qcow2 disk for any PC-like machine with virtio: MBR, a FAT partition from which SYSLINUX loads Debian's
 cloud kernel, an ext4 root with busybox, dropbear and the scripts under `guest/files`. It needs 96 MiB of RAM (a flavor
-of 128 MiB is comfortable) and its own 112 MiB of disk. Building needs no root, no mounts and no loop devices; packages
-come by `apt-get download`, so apt checks their signatures. The result is cached under a hash of its inputs.
+of 128 MiB is comfortable) and its own 112 MiB of disk.
+
+Beside it lie Debian's kernel and a ramdisk, from which a machine boots without a disk, in about half of the processor's
+time: it has network, user data and busybox, and nobody logs in but by its console.
+
+Building needs no root, no mounts and no loop devices; packages come by `apt-get download`, so apt checks their
+signatures. The result is cached under a hash of its inputs.
 """
 
 import argparse
@@ -205,6 +210,23 @@ def make_initrd(tree: Path, modules: Path, work: Path) -> bytes:
     return gzip.compress(cpio(root), 9, mtime=0)
 
 
+def make_ramdisk(tree: Path, modules: Path, work: Path) -> bytes:
+    """A whole machine in memory: busybox, the drivers of disks and network, and what runs user data."""
+    root = work / "ramdisk"
+    for directory in ("bin", "dev", "proc", "sys", "run", "etc", "tmp", "var", "lib"):
+        (root / directory).mkdir(parents=True)
+    place(tree / "static/bin/busybox", root / "bin/busybox")
+    for file in sorted(p for p in (FILES / "ramdisk").rglob("*") if p.is_file()):
+        place(file, root / file.relative_to(FILES / "ramdisk"))
+    for script in ("say", "nic", "dhcp"):
+        place(FILES / "root/lib/guest" / script, root / "lib/guest" / script)
+    wanted = with_dependencies(modules, [*VIRTIO_MODULES, "virtio_net"])
+    for path in wanted:
+        place(modules / path, root / "lib" / Path(path).name)
+    (root / "lib/modules.ramdisk").write_text("".join(Path(path).name + "\n" for path in wanted))
+    return gzip.compress(cpio(root), 9, mtime=0)
+
+
 def make_root(tree: Path, modules: Path, work: Path) -> Path:
     """The root file system as a directory: /bin and /lib are the only places, every other one points there."""
     root = work / "root"
@@ -369,8 +391,8 @@ def make_disk(fat: Path, ext4: Path, work: Path) -> Path:
     return qcow2
 
 
-def build(work: Path) -> Path:
-    """Make the image in the empty directory `work`; its path. Raises `BuildFailed`."""
+def build(work: Path) -> list[Path]:
+    """Make kernel, ramdisk and, last, the image in the empty directory `work`; their paths. Raises `BuildFailed`."""
     say("downloading packages")
     download(work / "packages")
     say("putting it together")
@@ -378,8 +400,12 @@ def build(work: Path) -> Path:
     unpack(work / "packages", tree)
     modules = next((tree / "lib/modules").iterdir())
     run("depmod", "-b", tree, modules.name)
-    fat = make_fat(tree / f"boot/vmlinuz-{modules.name}", make_initrd(tree, modules, work), work)
-    return make_disk(fat, make_ext4(make_root(tree, modules, work), work), work)
+    vmlinuz = tree / f"boot/vmlinuz-{modules.name}"
+    fat = make_fat(vmlinuz, make_initrd(tree, modules, work), work)
+    kernel, ramdisk = work / f"{LABEL}.vmlinuz", work / f"{LABEL}.ramdisk"
+    place(vmlinuz, kernel)
+    ramdisk.write_bytes(make_ramdisk(tree, modules, work))
+    return [kernel, ramdisk, make_disk(fat, make_ext4(make_root(tree, modules, work), work), work)]
 
 
 def image(rebuild: bool = False) -> Path:
@@ -397,10 +423,10 @@ def image(rebuild: bool = False) -> Path:
         if done.exists() and not rebuild:
             return done
         with tempfile.TemporaryDirectory(prefix="building-", dir=cache) as work:
-            built = build(Path(work))
-            with built.open("rb") as file:
-                os.fsync(file.fileno())
-            built.rename(done)
+            for built in build(Path(work)):
+                with built.open("rb") as file:
+                    os.fsync(file.fileno())
+                built.rename(done.with_name(built.name))
     say(f"{done} ({done.stat().st_size / 2**20:.1f} MiB)")
     return done
 

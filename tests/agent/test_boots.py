@@ -1,6 +1,6 @@
 """How many machines boot at once."""
 
-from trilith.agent.boots import BOOT_CPU_S, BOOT_S, START_S, Boots
+from trilith.agent.boots import BOOT_CPU_S, BOOT_S, IDLE_CPU_S, LOOK_S, START_S, Boots
 
 
 class Host:
@@ -33,3 +33,15 @@ def test_who_never_starts_or_never_boots_holds_nobody_up_for_long() -> None:
     host.used_s["c"] = 0.1
     host.now_s += BOOT_S - START_S
     assert host.may_begin("d", "e") == [True, False]
+
+
+def test_who_has_little_to_do_has_booted() -> None:
+    host = Host()
+    assert host.may_begin("a", "b") == [True, True]
+    host.used_s |= {"a": 0.5, "b": 0.5}
+    assert host.may_begin("c") == [False]
+    host.now_s += LOOK_S / 2
+    assert host.may_begin("c") == [False]  # too soon to tell
+    host.now_s += LOOK_S / 2
+    host.used_s |= {"a": 0.5 + IDLE_CPU_S / 2, "b": 0.5 + LOOK_S / 2}
+    assert host.may_begin("c", "d") == [True, False]

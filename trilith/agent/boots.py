@@ -1,16 +1,29 @@
 """How many machines boot at once on a host that emulates processors.
 
 A boot costs seconds of a processor there, and more the longer it takes: the guest's clock ticks meanwhile. Ten at once
-on two processors took 9.5 s of them each, one alone 6 s (ARCHITECTURE.md says how that was measured).
+on two processors took 9.5 s of them each, one alone 6 s (ARCHITECTURE.md says how that was measured). Whoever boots is
+busy all the time: a machine that has little to do has booted, or waits for something that no processor gives it.
 """
 
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
-BOOT_CPU_S = 5.0  # of a processor: then it has booted, or nearly
-BOOT_S = 60.0  # and so it has after this, whatever it waits for
+BOOT_CPU_S = 8.0  # of a processor: then it has booted, or nearly
+BOOT_S = 60.0  # and so it has after this, whatever it does
 START_S = 10.0  # until there is a process
+LOOK_S, IDLE_CPU_S = 2.0, 0.2  # who uses less in that time has booted
+
+
+@dataclass
+class Boot:
+    """When it began, and what had been used at the last look but one."""
+
+    begun_s: float
+    looked_s: float
+    used_s: float = 0.0
+    idle: bool = False
 
 
 class Boots:
@@ -20,19 +33,29 @@ class Boots:
         self, at_once: int, cpu_s: Callable[[str], float | None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._at_once, self._cpu_s, self._clock = at_once, cpu_s, clock
-        self._begun_s: dict[str, float] = {}
+        self._boots: dict[str, Boot] = {}
         self._lock = threading.Lock()
 
     def may_begin(self, server_id: str) -> bool:
         """Whether it may start now, for which its place is kept; else it has to ask again."""
         with self._lock:
-            others = {key: at_s for key, at_s in self._begun_s.items() if key != server_id and self._boots(key, at_s)}
-            self._begun_s = others
+            now_s = self._clock()
+            others = {
+                key: boot for key, boot in self._boots.items() if key != server_id and self._goes_on(key, boot, now_s)
+            }
+            self._boots = others
             if len(others) >= self._at_once:
                 return False
-            others[server_id] = self._clock()
+            others[server_id] = Boot(now_s, now_s)
             return True
 
-    def _boots(self, server_id: str, begun_s: float) -> bool:
-        used_s, age_s = self._cpu_s(server_id), self._clock() - begun_s
-        return age_s < START_S if used_s is None else age_s < BOOT_S and used_s < BOOT_CPU_S
+    def _goes_on(self, server_id: str, boot: Boot, now_s: float) -> bool:
+        used_s, age_s = self._cpu_s(server_id), now_s - boot.begun_s
+        if used_s is None:
+            return age_s < START_S
+        if boot.used_s == 0.0:
+            boot.looked_s, boot.used_s = now_s, used_s  # its process is new
+        elif now_s - boot.looked_s >= LOOK_S:
+            boot.idle = used_s - boot.used_s < IDLE_CPU_S
+            boot.looked_s, boot.used_s = now_s, used_s
+        return age_s < BOOT_S and used_s < BOOT_CPU_S and not boot.idle

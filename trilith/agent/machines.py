@@ -132,7 +132,7 @@ class Machines:
         self._driver.start(key, self._plug(nics), boot_epoch, soft_reboot_epoch)
 
     def _receive(self, key: str, machine: Doc, move_id: str, secret: str, local: list[str], **more: Any) -> None:
-        self._driver.make_receiver(key, machine, move_id, local=local, **more)
+        self._driver.make_receiver(key, machine, move_id, local=local, image_path=self._images.path, **more)
         if machine["config_drive"]:
             self._driver.write_config_drive(key, config_files(key, machine["config"]))
         self._driver.receive(key, self._plug(machine["nics"]), move_id, secret, local)

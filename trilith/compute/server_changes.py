@@ -4,7 +4,7 @@ import secrets
 from dataclasses import replace
 from typing import Any
 
-from trilith.compute import migrations
+from trilith.compute import direct_boot, migrations
 from trilith.compute.flavors import FLAVOR, embedded, find_flavor
 from trilith.compute.instance_actions import record
 from trilith.compute.keypairs import find_keypair
@@ -68,6 +68,7 @@ def rebuild(ctx: Ctx, row: Row, body: Row) -> Reply:
     if row["image_id"] is None:
         message = "Unable to rebuild with a different image for a volume-backed server."
         raise Fault("invalid", message)
+    direct_boot.check(ctx, image)
     check_image_fits(image, row["flavor"])
     if "metadata" in body:
         limit = quota.limits(ctx.tx, COMPUTE, row["project_id"])["metadata_items"]

@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import DecodeError
 from msgspec.json import decode
 
+from trilith.compute import direct_boot
 from trilith.compute.server_requests import DEVICES
 from trilith.image.images import usable_image
 from trilith.kernel.errors import Fault
@@ -23,7 +24,7 @@ BAD_BOOT = (
     "Block Device Mapping is Invalid: Boot sequence for the instance and image/block device mapping combination is "
     "not valid."
 )
-SHOWN_PROPERTIES = ("hw_", "os_", "img_", "trait:", "cpu_", "vmware_", "hypervisor_")
+SHOWN_PROPERTIES = ("kernel_id", "ramdisk_id", "hw_", "os_", "img_", "trait:", "cpu_", "vmware_", "hypervisor_")
 MAX_DISKS = 24
 DEFINED = (
     "source_type",
@@ -66,6 +67,7 @@ def lay_out(ctx: Ctx, flavor: Row, new: Row) -> Layout:
     devices = [_modern(each) for each in new["devices"] or []] + [_converted(each) for each in new["old_devices"] or []]
     image = image_of(ctx, new["image_ref"]) if new["image_ref"] else None
     if image is not None:
+        direct_boot.check(ctx, image)
         devices = _defined_by(image, devices) + devices
     devices = [each for each in devices if "no_device" not in each]
     entries = [_entry(ctx, each) for each in devices]

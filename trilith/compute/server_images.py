@@ -25,7 +25,7 @@ from trilith.kernel.versions import v
 
 Row = dict[str, Any]
 NO_LOCATION_SINCE = v("2.45")
-INHERITED = ("hw_", "os_", "img_")
+INHERITED = ("kernel_id", "ramdisk_id", "hw_", "os_", "img_")
 NO_DATA: Row = {
     "size_bytes": 0,
     "checksum": hashlib.md5(b"", usedforsecurity=False).hexdigest(),

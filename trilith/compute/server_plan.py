@@ -105,6 +105,7 @@ def machine(want: Doc) -> Doc:
         "rescue_image_id": rescue,
         "config_drive": want["config_drive"],
         "watchdog_action": want.get("watchdog_action") or "disabled",
+        "kernel": want.get("kernel") if rescue is None else None,
         "disks": disks,
         "nics": [{name: nic[name] for name in ("port_id", "mac", "mtu")} for nic in want["nics"]],
     }

@@ -1,5 +1,6 @@
 """What a server's row alone does not tell: addresses, security groups, volumes, its host. Fetched for many at once."""
 
+from collections.abc import Callable
 from typing import Any
 
 from trilith.compute.views import links
@@ -110,6 +111,11 @@ def host_status(row: Row, ctx: Ctx) -> str:
 def root_device(row: Row, ctx: Ctx) -> str | None:
     first = next((d for d in row["disks"] if d["boot_index"] == 0), None)
     return f"/dev/{first['device']}" if first else None
+
+
+def image_of_boot(name: str) -> Callable[[Row, Ctx], str]:
+    """Of the image that it boots in place of its disk, or ""; see `direct_boot`."""
+    return lambda row, ctx: str((row["image_properties"] or {}).get(name) or "")
 
 
 def server_groups(row: Row, ctx: Ctx) -> list[str] | None:

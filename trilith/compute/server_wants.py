@@ -5,6 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from trilith.compute import direct_boot
 from trilith.compute import server_moves as moves
 from trilith.compute.instance_actions import ACTION, finish, note
 from trilith.compute.migrations import MIGRATION, set_status
@@ -103,6 +104,7 @@ def want(
         "user_data": row["user_data"],
         "on_crash": (row["metadata"] or {}).get(ON_CRASH) or specs.get(ON_CRASH) or "restart",
         "watchdog_action": (row["image_properties"] or {}).get("hw_watchdog_action") or specs.get("hw:watchdog_action"),
+        "kernel": direct_boot.document(row),
         "network_data": network_data(ports, networks),
         "vendor_data": {},
         "snapshots": _snapshots(tx, row),

@@ -120,8 +120,12 @@ SERVER = Noun(
         reservation_id=text(64, wire="OS-EXT-SRV-ATTR:reservation_id", see="admin", since=v("2.3")),
         launch_index=whole(wire="OS-EXT-SRV-ATTR:launch_index", default=0, see="admin", since=v("2.3")),
         hostname_admin=views.admin_only("hostname", "hostname", "2.3").but(until=v("2.89")),
-        kernel_id=computed(lambda row, ctx: "", wire="OS-EXT-SRV-ATTR:kernel_id", see="admin", since=v("2.3")),
-        ramdisk_id=computed(lambda row, ctx: "", wire="OS-EXT-SRV-ATTR:ramdisk_id", see="admin", since=v("2.3")),
+        kernel_id=computed(
+            views.image_of_boot("kernel_id"), wire="OS-EXT-SRV-ATTR:kernel_id", see="admin", since=v("2.3")
+        ),
+        ramdisk_id=computed(
+            views.image_of_boot("ramdisk_id"), wire="OS-EXT-SRV-ATTR:ramdisk_id", see="admin", since=v("2.3")
+        ),
         root_device=computed(views.root_device, wire="OS-EXT-SRV-ATTR:root_device_name", see="admin", since=v("2.3")),
         user_data_shown=views.admin_only("user_data", "user_data", "2.3"),
         volumes_old=computed(views.volumes, wire="os-extended-volumes:volumes_attached", until=v("2.2")),

@@ -202,12 +202,13 @@ class Qemu(Processes):
 
     # ---- made and unmade
 
-    def define(self, server_id: str, machine: Doc, image_path: ImagePath) -> None:
+    def define(self, server_id: str, machine: Doc, image_path: ImagePath, kernel_path: ImagePath | None = None) -> None:
         """Make its directory, its local disks and its record, for a machine that is not running.
 
-        `machine`: ``name vcpus ram_mib root_epoch root_gib rescue_image_id config_drive disks nics``; a disk has a
-        ``key`` that stays (its volume's id, or ``root``, ``rescue``, a label), a nic ``port_id mac mtu``. `image_path`
-        is asked only for an image that a disk has yet to be made from.
+        `machine`: ``name vcpus ram_mib root_epoch root_gib rescue_image_id config_drive kernel disks nics``; a disk has
+        a ``key`` that stays (its volume's id, or ``root``, ``rescue``, a label), a nic ``port_id mac mtu``, a kernel
+        (None: the first disk is booted) ``kernel_id ramdisk_id command_line``. `image_path` is asked only for an image
+        that a disk has yet to be made from, `kernel_path` for a kernel's, where that is another one.
         """
         with self._lock(server_id):
             if self._pid(server_id) is not None:
@@ -220,6 +221,7 @@ class Qemu(Processes):
             spec.update({field: machine[field] for field in ("name", "vcpus", "ram_mib", "root_epoch", "root_gib")})
             spec.update({field: machine[field] for field in ("rescue_image_id", "config_drive")})
             spec["watchdog_action"] = command.watchdog_action(machine.get("watchdog_action"))
+            spec["kernel"] = self._disks.kernel(home, machine.get("kernel"), kernel_path or image_path)
             spec["disks"] = []
             for disk in machine["disks"]:
                 self._disks.add(self._home(server_id), spec, disk, image_path)
@@ -582,9 +584,10 @@ class Qemu(Processes):
         local: list[str],
         boot_epoch: int,
         soft_reboot_epoch: int,
+        image_path: ImagePath | None = None,
     ) -> None:
         """Define the machine as one that takes over what runs on another host: the same devices at the same places, and
-        empty local disks that the other QEMU fills."""
+        empty local disks that the other QEMU fills. `image_path` is asked for its kernel, if it has one."""
         with self._lock(server_id):
             if self._receives(server_id, move_id):
                 return
@@ -597,7 +600,7 @@ class Qemu(Processes):
                 size_bytes = layout["disks"][disk]["size_bytes"]
                 self._disks.make_empty(home / own_file(disk, machine["root_epoch"]), size_bytes)
             there = [{**disk, "made": True} for disk in machine["disks"]]  # what is in Ceph is
-            self.define(server_id, {**machine, "disks": there}, _no_image)
+            self.define(server_id, {**machine, "disks": there}, _no_image, image_path)
             spec = self._read(server_id)
             for record in spec["disks"]:
                 record["port"] = layout["disks"][record["key"]]["port"]

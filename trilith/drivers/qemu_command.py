@@ -207,11 +207,16 @@ def arguments(
     words += ["-vga", "std", "-vnc", f"unix:{run}/vnc"]
     words += ["-object", "rng-builtin,id=rng", *_device({"driver": "virtio-rng-pci", "bus": "pcie.0", "rng": "rng"})]
     words += _root_ports()
+    kernel = spec.get("kernel")
+    if kernel is not None:
+        words += ["-kernel", str(directory / kernel["kernel"]), "-append", kernel["command_line"]]
+        words += ["-initrd", str(directory / kernel["ramdisk"])] if kernel["ramdisk"] else []
     for disk in spec["disks"]:
         if (secret := credentials(directory, disk)) is not None:
             words += ["-object", json.dumps(secret)]
         words += [word for document in disk_nodes(directory, disk) for word in ("-blockdev", json.dumps(document))]
-        words += _device(disk_device(disk))
+        # a kernel goes before all disks, and QEMU refuses two that are first
+        words += _device(disk_device(disk if kernel is None else disk | {"boot_index": None}))
     if spec["config_drive"]:
         words += _config_drive(directory / "config.iso")
     for nic in spec["nics"]:

@@ -59,6 +59,18 @@ class Disks:
         spec["disks"].append(record)
         return record
 
+    def kernel(self, home: Path, kernel: Doc | None, image_path: ImagePath) -> Doc | None:
+        """The record of what is booted in place of the first disk, with its files, made if there are none."""
+        if kernel is None:
+            return None
+        record: Doc = {"command_line": kernel["command_line"], "ramdisk": None}
+        for name in ("kernel", "ramdisk"):
+            if image_id := kernel[f"{name}_id"]:
+                record[name] = f"{name}-{image_id}"
+                if not (home / record[name]).exists():
+                    self._link(image_path(image_id), home / record[name])
+        return record
+
     def _add_in_ceph(self, home: Path, record: Doc, disk: Doc) -> None:
         """A volume is there; a disk of the machine's own is made when it is not, but where it has to be (``made``)."""
         if self.ceph is None:
@@ -162,6 +174,7 @@ class Disks:
         keep |= {command.CEPH_KEY} if any(disk.get("rbd") for disk in spec["disks"]) else set()
         keep |= {disk["file"] if "file" in disk else command.credentials_id(disk["key"]) for disk in spec["disks"]}
         keep |= {d["base"]["file"] for d in spec["disks"] if "base" in d}
+        keep |= {file for name in ("kernel", "ramdisk") if (file := (spec.get("kernel") or {}).get(name))}
         keep |= {"move"}
         unused = [entry for entry in home.iterdir() if entry.name not in keep]
         for entry in [*unused, *(home / "snapshots").glob("*.part")]:

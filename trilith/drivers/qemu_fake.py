@@ -104,7 +104,7 @@ class FakeQemu:
             raise Unavailable("The machine is not running.")
         return self.directory / server_id / kind
 
-    def define(self, server_id: str, machine: Doc, image_path: ImagePath) -> None:
+    def define(self, server_id: str, machine: Doc, image_path: ImagePath, kernel_path: ImagePath | None = None) -> None:
         with self._lock:
             (self.directory / server_id / "snapshots").mkdir(parents=True, exist_ok=True)
             world = self._read(server_id)
@@ -112,6 +112,9 @@ class FakeQemu:
                 raise Unavailable("The machine is running; it cannot be defined anew.")
             world.update({name: machine[name] for name in DEFINED})
             watchdog_action(machine.get("watchdog_action"))
+            for name in ("kernel_id", "ramdisk_id"):
+                if image_id := (machine.get("kernel") or {}).get(name):
+                    (kernel_path or image_path)(image_id)
             for disk in machine["disks"]:
                 self._ask_for_image(world, disk, image_path)
             world["disks"] = machine["disks"]
@@ -278,6 +281,7 @@ class FakeQemu:
         local: list[str],
         boot_epoch: int,
         soft_reboot_epoch: int,
+        image_path: ImagePath | None = None,
     ) -> None:
         with self._lock:
             if self._receives(server_id, move_id):
@@ -287,7 +291,7 @@ class FakeQemu:
             world["disks"] = [{**disk, "image_id": None} for disk in machine["disks"]]
             (self.directory / server_id / "snapshots").mkdir(parents=True, exist_ok=True)
             self._write(server_id, world)
-            self.define(server_id, machine, _no_image)
+            self.define(server_id, machine, _no_image, image_path)
             epochs = {"boot_epoch": boot_epoch, "soft_reboot_epoch": soft_reboot_epoch}
             self._change(server_id, **epochs, power="running", incoming=None, outgoing=None)
 

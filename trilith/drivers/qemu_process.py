@@ -385,6 +385,7 @@ def _blank_spec() -> Doc:
         "soft_reboot_epoch": NEVER,
         "rescue_image_id": None,
         "config_drive": False,
+        "kernel": None,
         "disks": [],
         "nics": [],
         "power": "stopped",  # what we made of it last: running without a process means crashed

@@ -79,6 +79,7 @@ class User(threading.Thread):
         self.token = things.token
         self.random = random.Random(number)
         self.images, self.image_bytes, self.detaches = IMAGES, IMAGE_BYTES, True
+        self.machines = True  # whether he makes any
         self.repeated = False  # the last request took more than one try
 
     def run(self) -> None:
@@ -86,6 +87,8 @@ class User(threading.Thread):
             try:
                 if self.random.random() < self.images:
                     self.upload()
+                elif not self.machines:
+                    self.keep()
                 else:
                     self.live()
             except Broken as error:
@@ -123,6 +126,19 @@ class User(threading.Thread):
                 self.delete(kind, key)
             elif kind == "volume" or self.random.random() < 0.9:
                 self.delete(kind, key, absent_ok=True)
+
+    def keep(self) -> None:
+        """A life without a server, whose boot would take the processors of those that are looked at."""
+        port = self.create("port", {"network_id": self.things.network})
+        volume = self.create("volume", {"size": 1})
+        self.wait("volume", volume, "available")
+        snapshot = self.create("snapshot", {"volume_id": volume})
+        self.wait("snapshot", snapshot, "available")
+        self.delete("snapshot", snapshot)
+        self.gone("snapshot", snapshot)
+        self.delete("volume", volume)
+        if self.random.random() < 0.9:
+            self.delete("port", port)
 
     def copy(self, server: str, volume: str) -> None:
         """An image of the server and a snapshot of the volume, which go again."""
@@ -330,7 +346,7 @@ def prepare(api: Api, token: str) -> Things:
     user = User(0, api, Promises(), threading.Event(), Things(token, "", "", ""))
     network = user.create("network", {})
     user.create("subnet", {"network_id": network, "ip_version": 4, "cidr": "10.7.0.0/16"})
-    images = user.ask("GET", "/image/v2/images?status=active").json["images"]
+    images = user.ask("GET", "/image/v2/images?status=active&sort=created_at:asc").json["images"]
     flavors = user.ask("GET", f"{COMPUTE}/flavors/detail").json["flavors"]
     if not images or not flavors:
         raise Broken("there is no active image or no flavor to make servers of")

@@ -186,13 +186,13 @@ def wait_healthy(site: Site, limit_s: float, say: Say, steady_s: float = 0.0) ->
 @contextmanager
 def _users(stage: Stage, promises: Promises, drill: Drill) -> Iterator[list[User]]:
     """People at work; each ends the life that it is in. In a storm they take no volumes from machines, because a guest
-    lets go of one only when it has booted."""
+    lets go of one only when it has booted. Where machines are looked at they make none of their own."""
     ended = threading.Event()
     count, rest_s = (LIGHT_USERS, LIGHT_REST_S) if drill.machines else (USERS, USER_REST_S)
     users = [stage.user(number, promises, ended, rest_s) for number in range(count + 1)]
     users[count].images, users[count].image_bytes = 1.0, UPLOAD_BYTES
     for user in users:
-        user.detaches = not drill.storm
+        user.detaches, user.machines = not drill.storm, not drill.machines
         user.start()
     try:
         yield users
@@ -305,7 +305,7 @@ def _check(site: Site, stage: Stage, user: User, kept: set[str], outcome: Outcom
         stage.remove_leftovers()
     except Broken as broken:
         outcome.lost.append(str(broken))
-    outcome.leaked += _eventually(lambda: audit.left_over(site.looks(), stage.project, stage.machines))
+    outcome.leaked += _eventually(lambda: audit.left_over(site.looks(), stage.project, stage.standing))
 
 
 def _eventually(what_is_wrong: Callable[[], list[str]]) -> list[str]:

@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+from trilith.cluster.drill import guest
 from trilith.cluster.drill.api import Answer, Api
-from trilith.cluster.drill.load import COMPUTE, NETWORK, VOLUME, Broken, Promises, Things, User, prepare
+from trilith.cluster.drill.load import COMPUTE, NETWORK, PATHS, VOLUME, Broken, Promises, Things, User, prepare
 from trilith.cluster.drill.meter import Target
 from trilith.cluster.drill.site import Site
 from trilith.cluster.drill.streams import ECHO_PORT
@@ -42,6 +44,10 @@ class Stage:
         self._pinged = Promises()
         self._people()
         self.things: Things = prepare(self.api, self.api.sign_in(self.name, self.password, self.name))
+        self._images = Promises()
+        uploading = User(0, self.api, self._images, threading.Event(), self.things)
+        if not site.fake and (own := guest.upload(uploading)) is not None:
+            self.things = replace(self.things, image=own)
         self.subnet = self._ask("GET", f"{NETWORK}/subnets?network_id={self.things.network}")["subnets"][0]["id"]
 
     def target(self, rate: float, *more: str, streams: bool = False) -> Target:
@@ -58,8 +64,12 @@ class Stage:
         return User(number, self.api, promises, ended, self.things, rest_s=rest_s)
 
     @property
-    def machines(self) -> set[str]:
-        """Servers that stand from the first drill to the last."""
+    def standing(self) -> set[str]:
+        """Servers and images that stand from the first drill to the last."""
+        return {*self._machines, *self._images.made}
+
+    @property
+    def _machines(self) -> set[str]:
         return {key for key, kind in self._pinged.made.items() if kind == "server"}
 
     def make_machines(self) -> None:
@@ -131,7 +141,7 @@ class Stage:
         """Everything goes; what is gone already is fine."""
         for key in self._floating.values():
             self._remove(f"{NETWORK}/floatingips/{key}")
-        for server in self.machines:
+        for server in self._machines:
             self._remove(f"{COMPUTE}/servers/{server}")
             self._until_gone(f"{COMPUTE}/servers/{server}")
         if self.router:
@@ -142,6 +152,8 @@ class Stage:
             if not port["device_owner"]:
                 self._remove(f"{NETWORK}/ports/{port['id']}")
         self._remove(f"{NETWORK}/networks/{self.things.network}")
+        for image in self._images.made:
+            self._remove(f"{PATHS['image']}/{image}")
         self._remove(f"{IDENTITY}/users/{self._user}")
         self._remove(f"{IDENTITY}/projects/{self.project}")
 

@@ -6,7 +6,8 @@ disk=/dev/vdb
 say() { echo "stamps: $*" >/dev/console; }
 until [ -b $disk ]; do sleep 1; done
 life=$(cat /proc/sys/kernel/random/uuid)
-dd if=$disk bs=512 count=8000 2>/dev/null | tr -d '\0' >/run/stamps
+say "begins life $life of boot $(cat /proc/sys/kernel/random/boot_id)"
+dd if=$disk bs=64k count=63 2>/dev/null | tr -d '\0' >/run/stamps
 found=$(awk '$2 != NR - 1 || ($1 != last && $1 in lives) {bad++} !($1 in lives) {n++} {lives[$1]; last = $1}
     END {print NR + 0, n + 0, bad + 0}' /run/stamps)
 set -- $found

@@ -23,6 +23,7 @@ LOOK_EACH_S = 2.0
 WROTE = re.compile(r"stamps: wrote (\d+), slowest (\d+) s")
 FOUND = re.compile(r"stamps: found (\d+) records of (\d+) lives, (\d+) out of order")
 FAILED = "stamps: failed"
+BEGAN = re.compile(r"stamps: begins|trilith-guest: Linux|[Pp]anic|Oops|BUG:|Out of memory|rcu:")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Writers:
     def wrong(self, before: dict[str, Told], lived_on: bool = False) -> list[str]:
         """Sentences. Every machine is started once more, to say what it finds. `before`: what they told before the
         fault. `lived_on`: none has been started again since it was made."""
+        began = {server: self._began(server) for server in self.servers} if lived_on else {}
         lost = [f"machine {server} had an I/O error" for server, told in self.all_told().items() if told.failed]
         for server in self.servers:
             answer = self._user.ask("POST", f"{COMPUTE}/servers/{server}/action", {"reboot": {"type": "HARD"}})
@@ -93,7 +95,7 @@ class Writers:
             if records < told.get(server, 0):
                 lost.append(f"machine {server} had written {told[server]} records, and {records} are there")
             if lived_on and lives > 1:
-                lost.append(f"machine {server} was started again: it has written in {lives} lives")
+                lost.append(f"machine {server} was started again: it has written in {lives} lives; {began[server]}")
             if disorder:
                 lost.append(f"machine {server} ran twice: {disorder} of {records} records, of {lives} lives, say so")
         return lost
@@ -111,6 +113,11 @@ class Writers:
             return None
         records, lives, disorder = found[-1]
         return int(records), int(lives), int(disorder)
+
+    def _began(self, server: str) -> str:
+        """What its console, as far as this host has it, says of how it began, or ended."""
+        lines = [line.strip() for line in self._console(server).splitlines() if BEGAN.search(line)]
+        return "; ".join(lines[-6:]) or "its console tells nothing of it"
 
     def _console(self, server: str) -> str:
         path = f"{COMPUTE}/servers/{server}/action"
