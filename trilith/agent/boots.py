@@ -13,7 +13,7 @@ from dataclasses import dataclass
 BOOT_CPU_S = 8.0  # of a processor: then it has booted, or nearly
 BOOT_S = 60.0  # and so it has after this, whatever it does
 START_S = 10.0  # until there is a process
-LOOK_S, IDLE_CPU_S = 2.0, 0.2  # who uses less in that time has booted
+LOOK_S, IDLE_CPU_S = 1.0, 0.1  # who uses less in that time has booted
 
 
 @dataclass
