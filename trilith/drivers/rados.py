@@ -43,11 +43,11 @@ class _Time(ctypes.Structure):
 
 
 class Rados:
-    """The pool `pool`, as the user of `access`. Names of objects are ASCII; keys and values are bytes; keys have no
-    NUL. Of any thread."""
+    """A namespace of the pool `pool`, as the user of `access`. Names of objects are ASCII; keys and values are bytes;
+    keys have no NUL. Of any thread."""
 
-    def __init__(self, access: Access, pool: str) -> None:
-        self._access, self._pool = access, pool
+    def __init__(self, access: Access, pool: str, namespace: str = "") -> None:
+        self._access, self._pool, self._namespace = access, pool, namespace
         self._lock = threading.Lock()
         self._cluster: c_void_p | None = None
         self._of_thread = threading.local()
@@ -206,6 +206,7 @@ class Rados:
                 found = c_void_p()
                 code = self._c.rados_ioctx_create(self._cluster, self._pool.encode(), byref(found))
                 self._check(code, f"open the pool {self._pool}")
+                self._c.rados_ioctx_set_namespace(found, self._namespace.encode())
                 self._contexts.append(found)
             self._of_thread.context = found
         return self._c, found
@@ -249,7 +250,14 @@ def _library() -> Any:
     for makes in ("rados_create_read_op", "rados_create_write_op"):
         getattr(c, makes).restype = c_void_p
     c.rados_get_last_version.restype = c_uint64
-    for ends in ("rados_release_read_op", "rados_release_write_op", "rados_omap_get_end", "rados_shutdown"):
+    for ends in (
+        "rados_release_read_op",
+        "rados_release_write_op",
+        "rados_omap_get_end",
+        "rados_shutdown",
+        "rados_ioctx_set_namespace",
+        "rados_ioctx_destroy",
+    ):
         getattr(c, ends).restype = None
     return c
 
