@@ -32,6 +32,12 @@ def test_a_compute_host_may_not_write_images() -> None:
     assert "allow *" not in str(users(CLUSTER))
 
 
+def test_only_controllers_reach_objects() -> None:
+    caps = {entity: each.get("osd", "") for entity, each in users(CLUSTER).items()}
+    assert [entity for entity, osd in caps.items() if "trilith-objects" in osd] == ["client.trilith-control"]
+    assert "allow rwx pool=trilith-objects" in caps["client.trilith-control"]
+
+
 def test_ceph_takes_a_derived_key(tmp_path: Path) -> None:
     keyring = tmp_path / "keyring"
     argv = [

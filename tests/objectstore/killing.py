@@ -73,13 +73,13 @@ def _after(do: str, was: State, new: tuple[str, str]) -> set[State]:
     return {None} if do == "delete" else {(was[0], new[1])}
 
 
-def kill_again_and_again(kind: str, processes: int = 3, threads: int = 4) -> Expected:
+def kill_again_and_again(kind: str, processes: int = 3, threads: int = 4, acknowledged: int = ACKNOWLEDGED) -> Expected:
     """Until enough was acknowledged; all are dead then."""
     dice, expected = random.Random(1), Expected()
     lives = 0
     running = [Life(kind, f"p{number}", lives, threads) for number in range(processes)]
     try:
-        while expected.acknowledged < ACKNOWLEDGED:
+        while expected.acknowledged < acknowledged:
             time.sleep(dice.uniform(*LIVES_S) / processes)
             victim = running.pop(0)
             victim.end(expected)

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+from trilith.drivers.ceph import Access
 from trilith.drivers.object_files import ObjectFiles
+from trilith.drivers.rados import Rados
 from trilith.objectstore.files_store import FilesStore
+from trilith.objectstore.rados_store import RadosStore
 from trilith.objectstore.store import Check, Object, Page, Put, Store
 
 
@@ -32,7 +35,9 @@ def names(store: Store, **words: object) -> list[str]:
 
 
 def opened(kind: str) -> Store:
-    """Of another process: ``files:DIRECTORY``."""
+    """Of another process: ``files:DIRECTORY`` or ``rados:MONITOR,USER,KEY_FILE,POOL,NAMESPACE``."""
     what, _, where = kind.partition(":")
-    assert what == "files"
-    return files_store(Path(where))
+    if what == "files":
+        return files_store(Path(where))
+    monitor, user, key_file, pool, namespace = where.split(",")
+    return RadosStore(Rados(Access((monitor,), user, Path(key_file)), pool, namespace))

@@ -50,6 +50,7 @@ def users(cluster: ClusterFile) -> dict[str, Caps]:
     assert cluster.ceph is not None
     images, volumes, machines = cluster.ceph.pools
     full = ", ".join(f"profile rbd pool={pool}" for pool in (images, volumes, machines))
+    full += f", allow rwx pool={cluster.ceph.objects_pool}"
     host = f"profile rbd pool={volumes}, profile rbd pool={machines}, profile rbd-read-only pool={images}"
     fence = 'profile rbd, allow r, allow command "osd blocklist"'
     found = {f"client.{CONTROL_USER}": {"mon": fence, "mgr": "profile rbd", "osd": full}}

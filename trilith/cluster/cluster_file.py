@@ -146,6 +146,8 @@ class Ceph(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     images_pool: str = "trilith-images"
     volumes_pool: str = "trilith-volumes"
     machines_pool: str = "trilith-machines"
+    objects_pool: str = "trilith-objects"
+    "Of the object store, whose user needs ``allow rwx`` in it."
     size: int = 3
     "Copies of everything, each on another host."
     min_size: int = 2

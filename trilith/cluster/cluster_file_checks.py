@@ -136,9 +136,9 @@ def _ceph(cluster: ClusterFile) -> Iterator[Mistake]:
         return
     if not cluster.clustered or cluster.fake:
         yield Mistake("`ceph` is for several real hosts; on one machine, volumes are files.", ("ceph",))
-    for field in ("images_pool", "volumes_pool", "machines_pool"):
-        name = getattr(ceph, field)
-        if not POOL.fullmatch(name) or ceph.pools.count(name) > 1:
+    names = (*ceph.pools, ceph.objects_pool)
+    for name in names:
+        if not POOL.fullmatch(name) or names.count(name) > 1:
             yield Mistake(f"`{name}` is no name for this pool: letters, digits, dots and dashes, not twice.", ("ceph",))
     if ceph.existing is not None:
         for monitor in ceph.existing.monitors or [""]:

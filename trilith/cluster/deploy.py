@@ -34,7 +34,7 @@ READY_S = 300.0
 HOST_READY_S = 300.0
 DRAINED_S = 1.0  # for requests that are under way
 AT_ONCE = 32
-BACKENDS = ("api", "hubs")
+BACKENDS = ("api", "hubs", "objects")
 
 Say = Callable[[str], None]
 Confirm = Callable[[], bool]

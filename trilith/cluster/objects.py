@@ -6,10 +6,8 @@ import os
 import threading
 from typing import Any
 
-from trilith.cluster.api import open_store
 from trilith.cluster.object_store import store_for
-from trilith.cluster.schema import migrate
-from trilith.cluster.state import Problem, State
+from trilith.cluster.state import Problem, Settings, State
 from trilith.identity.projects import PROJECT
 from trilith.identity.tokens import authenticate, use_keys
 from trilith.kernel.errors import Fault
@@ -53,13 +51,22 @@ class SqlIdentity:
         return found
 
 
+def prepare(state: State, settings: Settings) -> None:
+    """The schema has what this program needs, and is told that this process knows it."""
+    from trilith.cluster.api import open_store  # here, for a process that ends: the workers need little of it
+    from trilith.cluster.schema import migrate
+
+    rows = open_store(state, settings)
+    migrate.prepare(rows, "objects", settings.host)
+    rows.close()
+
+
 def app() -> Application:
     """For the server's workers; the cloud is the one of ``TRILITH_STATE``."""
     state = State(os.environ["TRILITH_STATE"])
     settings = state.settings()
     use_keys(state.secret("cluster-key"))
-    rows = open_store(state, settings)
-    migrate.prepare(rows, "objects", settings.host)
+    rows = Store(state.database_url(settings))
     objects = store_for(state, settings)
     if objects is None:
         raise Problem("This cloud has no object store.")

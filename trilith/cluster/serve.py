@@ -32,7 +32,7 @@ def api(state: State) -> None:
 
     settings = state.settings()
     app = _entry(settings, "api", "app")
-    _bootstrapped(state, settings)
+    _in_fork(lambda: _entry(settings, "bootstrap", "bootstrap")(state, settings))
     gc.collect()
     gc.freeze()  # what is here now stays shared between the workers
     server = Server(
@@ -57,17 +57,17 @@ def _load(app: Callable[[], Any]) -> Any:
     return app()
 
 
-def _bootstrapped(state: State, settings: Settings) -> None:
-    """Tables and first rows, made by a fork: no connection to the database lives on in the workers' parent."""
+def _in_fork(work: Callable[[], None]) -> None:
+    """What comes before the workers, in a fork: no connection to the database lives on in their parent."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            _entry(settings, "bootstrap", "bootstrap")(state, settings)
+            work()
             code = 0
         finally:
             if code:
-                log.exception("bootstrap failed")
+                log.exception("the start failed")
                 traceback.print_exc()
             logging.shutdown()
             os._exit(code)
@@ -81,9 +81,10 @@ def objects(state: State) -> None:
     from granian.log import LogLevels
     from granian.server import Server
 
-    from trilith.cluster.objects import app
+    from trilith.cluster import objects
 
     settings = state.settings()
+    _in_fork(lambda: objects.prepare(state, settings))
     gc.collect()
     gc.freeze()
     server = Server(
@@ -101,7 +102,7 @@ def objects(state: State) -> None:
         log_level=LogLevels.error,
         log_dictconfig={"loggers": {"_granian": {"propagate": True}, "granian.access": {"propagate": False}}},
     )
-    server.serve(target_loader=functools.partial(_load, app), wrap_loader=False)
+    server.serve(target_loader=functools.partial(_load, objects.app), wrap_loader=False)
 
 
 def hub(state: State) -> None:

@@ -80,8 +80,8 @@ class Settings(msgspec.Struct, kw_only=True):
 
     @property
     def stores_objects(self) -> bool:
-        """Whether this cloud has an object store. Several controllers have none yet that they share."""
-        return not self.clustered
+        """Whether this cloud has an object store: its controllers share one where they have Ceph."""
+        return not self.clustered or self.cluster.ceph is not None
 
     @property
     def address(self) -> str:

@@ -117,10 +117,14 @@ class NewFile:
             self._session = None
 
     def drop(self) -> None:
-        """It goes."""
-        if self._blob:
-            self._files.remove([self._blob])
-        self.keep()
+        """It goes. What cannot be removed now is left to whoever looks through the session."""
+        try:
+            if self._blob:
+                self._files.remove([self._blob])
+        except Unavailable:
+            self.leave()
+        else:
+            self.keep()
 
     def leave(self) -> None:
         """Nobody knows whether it stays; whoever looks through the session will."""

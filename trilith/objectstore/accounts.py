@@ -2,13 +2,13 @@
 
 from trilith.objectstore.calls import Call, visible
 from trilith.objectstore.limits import OWNER_HEADERS, POLICY, check_all_metadata, check_metadata
-from trilith.objectstore.listing_views import Entry, asked, listing, media_of
+from trilith.objectstore.listing_views import Asked, Entry, asked, listing, media_of
 from trilith.objectstore.messages import Answered, Headers, Response, iso_date, page, timestamp
 from trilith.objectstore.quotas import account_quotas
 from trilith.objectstore.store import Account, Container, Page, Subdir
+from trilith.objectstore.version_names import LAST_HIDDEN
 
 METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS")
-HIDDEN = "\0"  # containers whose names begin so are ours: they keep old versions
 MICRO = 1e-6
 
 
@@ -21,16 +21,19 @@ def get(call: Call) -> Response:
     shown = _headers(call, found)
     if call.request.method == "HEAD":
         return listing(call.request, "account", call.target.account, [], shown)
-    entries = [] if found is None else _entries(call, wanted.limit, Page(
-        wanted.prefix, wanted.delimiter, wanted.marker, wanted.end_marker, wanted.limit, wanted.reverse
-    ))  # fmt: skip
+    entries = [] if found is None or not wanted.limit else _entries(call, wanted)
     return listing(call.request, "account", call.target.account, entries, shown)
 
 
-def _entries(call: Call, limit: int, page: Page) -> list[Entry]:
-    return [
-        _entry(found) for found in call.store.list_containers(call.target.account, page) if HIDDEN not in found.name
-    ][:limit]
+def _entries(call: Call, wanted: Asked) -> list[Entry]:
+    """What is ours stands before everything else, and is left out."""
+    marker, end = wanted.marker, wanted.end_marker
+    if wanted.reverse:
+        end = max(end, LAST_HIDDEN)
+    else:
+        marker = max(marker, LAST_HIDDEN)
+    page = Page(wanted.prefix, wanted.delimiter, marker, end, wanted.limit, wanted.reverse)
+    return [_entry(found) for found in call.store.list_containers(call.target.account, page)]
 
 
 def _entry(found: Container | Subdir) -> Entry:

@@ -1,6 +1,6 @@
 """Containers: made, described, listed, deleted when they are empty."""
 
-from trilith.objectstore import acls
+from trilith.objectstore import acls, object_versions
 from trilith.objectstore.accounts import MICRO, changed
 from trilith.objectstore.calls import Call, Target, visible
 from trilith.objectstore.limits import (
@@ -10,11 +10,11 @@ from trilith.objectstore.limits import (
     check_all_metadata,
     check_metadata,
 )
-from trilith.objectstore.listing_views import Asked, Entry, asked, listing, media_of
-from trilith.objectstore.messages import HTML, Answered, Headers, Response, http_date, iso_date, on_wire, page
+from trilith.objectstore.listing_views import Asked, Entry, asked, entry, listing, media_of
+from trilith.objectstore.messages import HTML, Answered, Headers, Response, http_date, on_wire, page
 from trilith.objectstore.messages import timestamp as wire_timestamp
 from trilith.objectstore.quotas import check_container_quotas
-from trilith.objectstore.store import Container, Object, Page, Subdir
+from trilith.objectstore.store import Container, Page, Subdir
 from trilith.objectstore.versioning import version_changes
 
 METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS")
@@ -27,6 +27,9 @@ def get(call: Call) -> Response:
     media_of(call.request)
     wanted = asked(call.request)
     shown = _headers(call, found)
+    if "versions" in call.request.query and call.request.method == "GET":
+        media = "application/json; charset=utf-8"
+        return Response(200, shown | {"content-type": media}, object_versions.listing(call, wanted))
     entries = [] if call.request.method == "HEAD" else entries_of(call, call.target, wanted)
     return listing(call.request, "container", call.target.container, entries, shown)
 
@@ -34,7 +37,7 @@ def get(call: Call) -> Response:
 def _headers(call: Call, found: Container) -> Headers:
     shown = {
         "x-container-object-count": str(found.object_count),
-        "x-container-bytes-used": str(found.size_bytes),
+        "x-container-bytes-used": str(found.size_bytes + object_versions.size_bytes(call)),
         "x-timestamp": wire_timestamp(found.timestamp_us * MICRO),
         "last-modified": http_date(found.changed_us * MICRO),
         "x-storage-policy": POLICY,
@@ -56,21 +59,6 @@ def entries_of(call: Call, target: Target, wanted: Asked) -> list[Entry]:
         for each in found
     ]
     return [entry(each) for each in objects if each is not None and each.name != wanted.prefix]
-
-
-def entry(found: Object | Subdir) -> Entry:
-    if isinstance(found, Subdir):
-        return {"subdir": found.name}
-    shown: Entry = {
-        "name": found.name,
-        "hash": found.etag,
-        "bytes": found.size_bytes,
-        "content_type": found.content_type.encode("latin-1").decode("utf-8", "replace"),
-        "last_modified": iso_date(found.timestamp_us * MICRO),
-    }
-    shown |= found.listed
-    shown["bytes"] = int(shown["bytes"])
-    return shown
 
 
 def put(call: Call) -> Response:
@@ -112,7 +100,7 @@ def _changes(call: Call) -> dict[str, str | None]:
                 changes[name] = acls.cleaned(name, headers[name]) or None
             except ValueError as error:
                 raise Answered(400, on_wire(str(error))) from None
-    changes |= version_changes(call)
+    changes |= version_changes(call) | object_versions.changes(call)
     if not call.owns(call.target.account):
         changes = {name: value for name, value in changes.items() if name not in OWNER_HEADERS}
     return changes
@@ -127,5 +115,6 @@ def delete(call: Call) -> Response:
     call.require("DELETE", call.target)
     if call.container(call.target) is None:
         raise Answered(404)
+    object_versions.require_none(call)
     call.store.delete_container(call.target.account, call.target.container)
     return Response(204, {"content-type": HTML})

@@ -6,7 +6,7 @@ from trilith.objectstore.delivery import deliver
 from trilith.objectstore.limits import MAX_FILE_BYTES, check_metadata
 from trilith.objectstore.messages import Answered, Headers, Request, Response, http_date, on_wire, quoted, text_of
 from trilith.objectstore.quotas import require_room
-from trilith.objectstore.reading import DYNAMIC, LINK, STATIC, Found, Raw, find
+from trilith.objectstore.reading import DYNAMIC, LINK, STATIC, Found, Raw, asked_version, find
 from trilith.objectstore.uploads import KEPT, created, is_meta, prepare, store_bytes
 
 CONDITIONS = ("range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
@@ -51,7 +51,7 @@ def _account(headers: Headers, header: str, otherwise: str) -> str:
 
 def _copied(call: Call, source: Target, place: Target) -> Response:
     raw = Raw(call.request.param("symlink") == "get", call.request.param("multipart-manifest") == "get")
-    found = find(call, source, raw)
+    found = find(call, source, raw, version_id=asked_version(call))
     try:
         response = deliver(call.request.sub("GET"), found.content, found.headers)
         if not response.ok:

@@ -34,23 +34,13 @@ from trilith.objectstore.store import (
     Put,
     StorageFull,
     Subdir,
+    told_full,
 )
 
 T = TypeVar("T")
 REMOVED_S = 60.0  # after which a file that is to go is removed again, durably, and forgotten
 SWEEP_ROWS = 1000
 TRIES = 20  # to open what is being replaced again and again
-
-
-@contextmanager
-def told_full() -> Iterator[None]:
-    """A full disk, in the store's words."""
-    try:
-        yield
-    except Unavailable as error:
-        if error.kind == "too_large" and not isinstance(error, StorageFull):
-            raise StorageFull(str(error)) from error
-        raise
 
 
 class FilesStore:

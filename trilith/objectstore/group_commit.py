@@ -1,37 +1,28 @@
 """Commits to one SQLite file, many at a time: what several threads want is one transaction, and one sync.
 
-Whoever comes first commits for all who wait; who comes meanwhile waits for the next. Processes take turns by a file
-lock, because SQLite's own waiting polls.
+Processes take turns by a file lock, because SQLite's own waiting polls.
 """
 
 import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from trilith.kernel.errors import Fault, Unavailable
 from trilith.objectstore.store import StorageFull
+from trilith.objectstore.together import Together, Waiting
 
 T = TypeVar("T")
 Step = Callable[[sqlite3.Connection], T]
 """What one caller wants. Raises `Fault` or `Unavailable` before it writes anything, or not at all."""
 
-MOST_STEPS = 256  # in one transaction
 BUSY_S = 30.0
 CHECKPOINT_PAGES = 4_000
 READERS_CACHE_KIB, WRITERS_CACHE_KIB = 2_000, 16_000
-
-
-class _Waiting:
-    def __init__(self, step: Step[Any]) -> None:
-        self.step = step
-        self.is_done = False
-        self.result: Any = None
-        self.refused: Fault | Unavailable | None = None
-        self.error: Fault | Unavailable | None = Unavailable("The object store's index was not written.")
 
 
 class GroupCommit:
@@ -41,66 +32,44 @@ class GroupCommit:
         self._path = path
         self._lock_fd = os.open(f"{path}.writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # its log inherits the mode
-        self._change = threading.Condition()
-        self._waiting: list[_Waiting] = []
-        self._is_committing = False
+        self._together: Together[Step[Any]] = Together(self._commit, self._turn)
+        self._lock = threading.Lock()
         self._of_thread = threading.local()
         self._readers: list[sqlite3.Connection] = []
-        fcntl.flock(self._lock_fd, fcntl.LOCK_EX)  # what changes the file's kind, SQLite does not wait for
-        try:
-            self._writer = self._connect(WRITERS_CACHE_KIB)
-            self._writer.execute("PRAGMA journal_mode=WAL")
-            self._writer.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
-            self._writer.executescript(schema)
-        except sqlite3.Error as error:
-            raise told(error) from error
-        finally:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+        with self._turn():  # what changes the file's kind, SQLite does not wait for
+            try:
+                self._writer = self._connect(WRITERS_CACHE_KIB)
+                self._writer.execute("PRAGMA journal_mode=WAL")
+                self._writer.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+                self._writer.executescript(schema)
+            except sqlite3.Error as error:
+                raise told(error) from error
 
     def run(self, step: Step[T]) -> T:
         """The result of `step`, once it is durable. Raises what it raises; `StorageFull`, `Unavailable`."""
-        mine = _Waiting(step)
-        with self._change:
-            self._waiting.append(mine)
-            while not mine.is_done:
-                if self._is_committing:
-                    self._change.wait()
-                else:
-                    self._commit_waiting()
-        if mine.error is not None:
-            raise mine.error
-        result: T = mine.result
+        result: T = self._together.run(step)
         return result
 
-    def _commit_waiting(self) -> None:
-        """With the condition held; lets go of it meanwhile."""
-        self._is_committing = True
-        self._change.release()
-        group: list[_Waiting] = []
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
         try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
-            with self._change:  # only now: who came while we waited for our turn comes along
-                group, self._waiting = self._waiting[:MOST_STEPS], self._waiting[MOST_STEPS:]
-            self._commit(group)
+            yield
         finally:
             fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
-            self._change.acquire()
-            for each in group:
-                each.is_done = True
-            self._is_committing = False
-            self._change.notify_all()
 
-    def _commit(self, group: list[_Waiting]) -> None:
+    def _commit(self, group: list[Waiting[Step[Any]]]) -> None:
+        refused: dict[int, Fault | Unavailable] = {}
         try:
             with self._writer as connection:  # which commits, or rolls back
                 connection.execute("BEGIN IMMEDIATE")
-                for each in group:
+                for number, each in enumerate(group):
                     try:
                         each.result = each.step(connection)
-                    except (Fault, Unavailable) as refused:
-                        each.refused = refused
-            for each in group:
-                each.error = each.refused
+                    except (Fault, Unavailable) as error:
+                        refused[number] = error
+            for number, each in enumerate(group):
+                each.error = refused.get(number)
         except sqlite3.Error as error:
             for each in group:
                 each.error = told(error)
@@ -110,7 +79,7 @@ class GroupCommit:
         found: sqlite3.Connection | None = getattr(self._of_thread, "connection", None)
         if found is None:
             found = self._of_thread.connection = self._connect(READERS_CACHE_KIB)
-            with self._change:
+            with self._lock:
                 self._readers.append(found)
         return found
 
@@ -121,7 +90,7 @@ class GroupCommit:
         return connection
 
     def close(self) -> None:
-        with self._change:
+        with self._lock:
             for connection in (*self._readers, self._writer):
                 connection.close()
             self._readers.clear()

@@ -16,6 +16,7 @@ def information() -> dict[str, Any]:
         "bulk_upload": bulk.UPLOAD_INFO,
         "dlo": {},
         "formpost": form_post.INFO,
+        "object_versioning": {},
         "slo": static_large_objects.INFO,
         "staticweb": {},
         "symlink": {"symloop_max": MAX_SYMLINKS, "static_links": True},

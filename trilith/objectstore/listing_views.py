@@ -7,9 +7,11 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from trilith.objectstore.limits import MAX_LISTING
-from trilith.objectstore.messages import Answered, Request, Response, is_true
+from trilith.objectstore.messages import Answered, Request, Response, is_true, iso_date
+from trilith.objectstore.store import Object, Subdir
 
 Entry = dict[str, Any]  # as JSON shows it: of a thing with a name, or {"subdir": ...}
+MICRO = 1e-6
 FORMATS = {"plain": "text/plain", "json": "application/json", "xml": "application/xml"}
 MEDIA = ("text/plain", "application/json", "application/xml", "text/xml")
 ACCOUNT_FIELDS = ("name", "count", "bytes", "last_modified", "storage_policy")
@@ -103,6 +105,22 @@ def _fits(media: str, pattern: str) -> bool:
 
 def _weight(pattern: str) -> int:
     return 0 if pattern in ("*", "*/*") else 1 if pattern.endswith("/*") else 2
+
+
+def entry(found: Object | Subdir) -> Entry:
+    """As a container's listing shows it."""
+    if isinstance(found, Subdir):
+        return {"subdir": found.name}
+    shown: Entry = {
+        "name": found.name,
+        "hash": found.etag,
+        "bytes": found.size_bytes,
+        "content_type": found.content_type.encode("latin-1").decode("utf-8", "replace"),
+        "last_modified": iso_date(found.timestamp_us * MICRO),
+    }
+    shown |= {name: value for name, value in found.listed.items() if name != "version"}
+    shown["bytes"] = int(shown["bytes"])
+    return shown
 
 
 def listing(request: Request, kind: str, name: str, entries: Iterable[Entry], headers: dict[str, str]) -> Response:

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trilith.objectstore.calls import Call, Target
@@ -15,6 +15,7 @@ from trilith.objectstore.delivery import Content
 from trilith.objectstore.limits import MAX_LISTING, MAX_SYMLINKS
 from trilith.objectstore.messages import Answered, Headers, on_wire, text_of
 from trilith.objectstore.store import Object, Page, Reader, Subdir
+from trilith.objectstore.version_names import CURRENT, DELETED, VERSION, version_at
 
 MICRO = 1e-6
 LINK = "x-object-sysmeta-symlink-target"
@@ -25,6 +26,7 @@ STATIC = "x-static-large-object"
 STATIC_ETAG = "x-object-sysmeta-slo-etag"
 STATIC_BYTES = "x-object-sysmeta-slo-size"
 DYNAMIC = "x-object-manifest"
+SHOWN_VERSION = "x-object-version-id"
 MAX_DEPTH = 10  # of manifests in manifests
 Segments = list[dict[str, Any]]
 
@@ -63,9 +65,16 @@ class Segment:
     data: bytes = b""
 
 
-def find(call: Call, target: Target, raw: Raw = Raw(), depth: int = 0, peek: bool = False) -> Found:
+def asked_version(call: Call) -> str:
+    """The version that the request is about; empty for the one that is there now. No signed URL is about another."""
+    return call.request.param("version-id") or "" if call.grant is None else ""
+
+
+def find(
+    call: Call, target: Target, raw: Raw = Raw(), depth: int = 0, peek: bool = False, version_id: str = ""
+) -> Found:
     """Raises 401, 403, 404; 409 where links or segments lead nowhere. `peek`: the bytes are not wanted."""
-    found, reader, place = _followed(call, target, raw, peek)
+    found, reader, place = _followed(call, target, raw, peek, version_id)
     shown = _shown(found, raw)
     if place != target:
         shown["content-location"] = on_wire(place.path)
@@ -75,11 +84,14 @@ def find(call: Call, target: Target, raw: Raw = Raw(), depth: int = 0, peek: boo
         return Found(place, found, content or _plain(found, reader), shown, held.pop_all())
 
 
-def _followed(call: Call, target: Target, raw: Raw, peek: bool) -> tuple[Object, Reader | None, Target]:
+def _followed(
+    call: Call, target: Target, raw: Raw, peek: bool, version_id: str
+) -> tuple[Object, Reader | None, Target]:
     """The end of a chain of symlinks."""
     wanted_etag, hops = "", 0
     while True:
-        found, reader = look(call, target, peek)
+        found, reader = look(call, target, peek, version_id)
+        version_id = ""
         link = found.headers.get(LINK)
         if link is None or raw.symlink:
             etag = found.headers.get(STATIC_ETAG, found.etag)
@@ -107,9 +119,31 @@ def link_target(link: Object, at: Target) -> Target:
     return Target(text_of(account) if account else at.account, container, name)
 
 
-def look(call: Call, target: Target, peek: bool) -> tuple[Object, Reader | None]:
-    """The object of this name itself. Raises 401, 403, 404, the last also for one whose time is over."""
+def look(call: Call, target: Target, peek: bool, version_id: str = "") -> tuple[Object, Reader | None]:
+    """The object of this name itself, or a version of it. Raises 401, 403, 404, the last also for one whose time is
+    over."""
     call.require_reading(target)
+    if version_id and version_id != "null":
+        return _version(call, target, peek, version_id)
+    found, reader = _opened(call, target, peek)
+    if (current := found.headers.get(CURRENT)) is None:
+        return found, reader
+    _close(reader)
+    if version_id == "null":
+        raise Answered(404)
+    version, reader = _version(call, target, peek, current)
+    return replace(version, delete_at_s=found.delete_at_s), reader
+
+
+def _version(call: Call, target: Target, peek: bool, version_id: str) -> tuple[Object, Reader | None]:
+    found, reader = _opened(call, version_at(target, version_id), peek)
+    if found.content_type == DELETED:
+        _close(reader)
+        raise Answered(404, "", {SHOWN_VERSION: version_id})
+    return found, reader
+
+
+def _opened(call: Call, target: Target, peek: bool) -> tuple[Object, Reader | None]:
     reader = None if peek else call.store.open(target.account, target.container, target.name)
     if peek:
         found = call.store.object(target.account, target.container, target.name)
@@ -127,6 +161,8 @@ def is_over(found: Object, now_s: float) -> bool:
 
 def _shown(found: Object, raw: Raw) -> Headers:
     shown = {name: value for name, value in found.headers.items() if "-sysmeta-" not in name}
+    if VERSION in found.headers:
+        shown[SHOWN_VERSION] = found.headers[VERSION]
     if found.delete_at_s is not None:
         shown["x-delete-at"] = str(found.delete_at_s)
     if raw.symlink:

@@ -14,6 +14,7 @@ not empty, `StorageFull` (507) when there is no room, `Unavailable` when a part 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,6 +31,17 @@ class StorageFull(Unavailable):
     """There is no room for it. 507 to the client."""
 
     kind: Kind = "too_large"
+
+
+@contextmanager
+def told_full() -> Iterator[None]:
+    """A full disk, in the store's words."""
+    try:
+        yield
+    except Unavailable as error:
+        if error.kind == "too_large" and not isinstance(error, StorageFull):
+            raise StorageFull(str(error)) from error
+        raise
 
 
 @dataclass(frozen=True, slots=True)

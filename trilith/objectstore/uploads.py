@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from trilith.kernel.errors import Fault
-from trilith.objectstore import versioning
+from trilith.objectstore import object_versions, versioning
 from trilith.objectstore.calls import Call, Target
 from trilith.objectstore.limits import MAX_FILE_BYTES, check_object, delete_at
 from trilith.objectstore.messages import HTML, Answered, Headers, Request, Response, http_date, text_of
 from trilith.objectstore.quotas import require_room
-from trilith.objectstore.reading import DYNAMIC, MICRO, is_over
+from trilith.objectstore.reading import DYNAMIC, MICRO, SHOWN_VERSION, is_over
 from trilith.objectstore.store import Check, Object, Put, Writer
+from trilith.objectstore.version_names import VERSION, version_at
 
 KEPT = (  # headers that are kept with an object, beside its own metadata
     "cache-control",
@@ -83,53 +84,67 @@ class ObjectUpload:
 
     call: Call
     put: Put
-    writer: Writer
+    place: "Place"
     answer: Callable[[Object], Response]
 
     def write(self, data: bytes) -> None:
-        self.writer.write(data)
-        if self.writer.size_bytes > MAX_FILE_BYTES:
+        self.place.writer.write(data)
+        if self.place.writer.size_bytes > MAX_FILE_BYTES:
             raise Answered(413, "Your request is too large.")
 
     def finish(self) -> Response:
-        request = self.call.request
+        request, writer = self.call.request, self.place.writer
         length = request.length_bytes
-        if length is not None and length != self.writer.size_bytes:
+        if length is not None and length != writer.size_bytes:
             raise Answered(499)
         if length is None:
-            require_room(self.call, self.call.target, self.writer.size_bytes)
+            require_room(self.call, self.call.target, writer.size_bytes)
         wanted = request.headers.get("etag", "").strip().strip('"').lower()
-        if wanted and wanted != self.writer.etag:
+        if wanted and wanted != writer.etag:
             raise Answered(422)
-        return self.answer(commit(self.call, self.writer, self.put))
+        return self.answer(commit(self.call, self.place, self.put))
 
     def abandon(self) -> None:
-        self.writer.abandon()
+        self.place.writer.abandon()
 
 
 def begin(call: Call) -> ObjectUpload:
-    put = prepare(call)
-    target = call.target
-    return ObjectUpload(call, put, call.store.write(target.account, target.container, target.name), created)
+    return ObjectUpload(call, prepare(call), place_for(call), created)
 
 
-def commit(call: Call, writer: Writer, put: Put) -> Object:
+@dataclass(frozen=True)
+class Place:
+    """Where bytes go; `version_id` is empty where they are not kept as a version."""
+
+    writer: Writer
+    version_id: str
+
+
+def place_for(call: Call) -> Place:
+    version_id = object_versions.next_version(call)
+    target = version_at(call.target, version_id) if version_id else call.target
+    return Place(call.store.write(target.account, target.container, target.name), version_id)
+
+
+def commit(call: Call, place: Place, put: Put) -> Object:
     """Keeps what is there as an older version, where the container says so, and makes the new object."""
+    check = unless_there(call.request)
+    if place.version_id:
+        return object_versions.commit(call, place.writer, place.version_id, put, check)
     versioning.keep_current(call)
-    return writer.commit(put, unless_there(call.request))
+    return place.writer.commit(put, check)
 
 
 def store_bytes(call: Call, put: Put, data: bytes | Iterator[bytes]) -> Object:
     """Stores what does not come with the request."""
-    target = call.target
-    writer = call.store.write(target.account, target.container, target.name)
+    place = place_for(call)
     try:
         for piece in (data,) if isinstance(data, bytes) else data:
-            writer.write(piece)
-        require_room(call, target, writer.size_bytes)
-        return commit(call, writer, put)
+            place.writer.write(piece)
+        require_room(call, call.target, place.writer.size_bytes)
+        return commit(call, place, put)
     finally:
-        writer.abandon()
+        place.writer.abandon()
 
 
 def created(found: Object) -> Response:
@@ -138,6 +153,8 @@ def created(found: Object) -> Response:
 
 def created_with(found: Object, etag: str, headers: Headers | None = None) -> Response:
     shown = {"etag": etag, "last-modified": http_date(found.timestamp_us * MICRO), "content-type": HTML}
+    if VERSION in found.headers:
+        shown[SHOWN_VERSION] = found.headers[VERSION]
     return Response(201, shown | (headers or {}))
 
 

@@ -8,13 +8,14 @@ is kept and what replaces it are two steps: of writers at the same moment, one's
 from collections.abc import Iterator
 
 from trilith.kernel.errors import Fault
+from trilith.objectstore import object_versions
 from trilith.objectstore.calls import Call, Target
-from trilith.objectstore.messages import Answered, on_wire, text_of, timestamp
+from trilith.objectstore.messages import Answered, Headers, on_wire, text_of, timestamp
 from trilith.objectstore.reading import DYNAMIC, MICRO, is_over
 from trilith.objectstore.store import Object, Page, Put, Reader, Subdir
+from trilith.objectstore.version_names import DELETED
 
 STACK, HISTORY = "x-versions-location", "x-history-location"
-DELETED = "application/x-deleted;swift_versions_deleted=1"
 INFO = {"allowed_flags": [STACK, HISTORY]}
 
 
@@ -40,21 +41,23 @@ def keep_current(call: Call) -> None:
         _keep(call, place)
 
 
-def delete(call: Call) -> None:
-    """Deletes the object that a request is about, or brings back the version before it. Raises 404, also for one whose
-    time is over: but then it is gone for good."""
+def delete(call: Call) -> Headers:
+    """Deletes the object that a request is about, or brings back the version before it; what there is to tell. Raises
+    404, also for an object whose time is over: but then it is gone for good."""
+    if object_versions.is_enabled(call):
+        return object_versions.delete(call)
     mode, place = _asked(call)
     target = call.target
     if place is None:
         _delete(call)
-        return
-    if mode == HISTORY:
+    elif mode == HISTORY:
         _keep(call, place)
         marker = Target(place.account, place.container, f"{_prefix(target)}{timestamp(call.request.now_s)}")
         _store(call, marker, Put(DELETED), iter(()))
         _delete(call)
     elif not _restored(call, place):
         _delete(call)
+    return {}
 
 
 def _delete(call: Call) -> None:

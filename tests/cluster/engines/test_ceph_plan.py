@@ -81,18 +81,19 @@ def test_osds(me: Doc, others: tuple[Doc | None, ...], quorum: bool, wanted: str
 
 
 def test_pools_and_users() -> None:
-    want = {"pools": {"v": {"size": 3, "min_size": 2}}, "users": {"client.a": "1"}}
+    want = {"pools": {"v": {"size": 3, "min_size": 2, "use": "rbd"}}, "users": {"client.a": "1"}}
     right = {
-        "pools": {"v": {"size": 3, "min_size": 2, "rbd": True}, "other": {}},
+        "pools": {"v": {"size": 3, "min_size": 2, "uses": ["other", "rbd"]}, "other": {}},
         "users": {"client.a": "1", "osd.0": "x"},
     }
     assert cluster_acts(want, right) == []
     assert [act.do for act in cluster_acts(want, {"pools": {}, "users": {}})] == ["create_pool", "grant"]
     half = {
-        "pools": {"v": {"size": 3, "min_size": 1, "rbd": False}},
+        "pools": {"v": {"size": 3, "min_size": 1, "uses": []}},
         "users": {"client.a": "2", "client.trilith-x": "1"},
     }
     assert [act.do for act in cluster_acts(want, half)] == ["set_pool", "use_pool", "grant", "revoke"]
+    assert cluster_acts(want, half)[1].args == {"pool": "v", "use": "rbd"}
 
 
 @dataclass

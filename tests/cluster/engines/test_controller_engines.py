@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.cluster.engines.fake_units import FakeUnits, host_view, three_controllers
-from trilith.cluster.cluster_file import Host
+from trilith.cluster.cluster_file import Host, read
 from trilith.cluster.engines import engines_of, keepalived, own_units
 from trilith.cluster.engines.engine import KEY, HostView
 from trilith.cluster.engines.galera import Galera, configuration
@@ -20,6 +20,8 @@ from trilith.cluster.engines.memcached import Memcached
 from trilith.cluster.engines.own_units import OwnUnits, keeper_unit
 from trilith.cluster.keeper import Keeper
 from trilith.kernel.reconcile import Act, converge
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 def compute_host(directory: Path) -> HostView:
@@ -56,6 +58,23 @@ def test_haproxys_configuration_is_one(tmp_path: Path) -> None:
         path.write_text("\n".join(line for line in config.splitlines() if "crt" not in line))
         done = subprocess.run([program, "-c", "-f", str(path)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_the_object_store_stands_beside_the_api_where_there_is_ceph(tmp_path: Path) -> None:
+    view = host_view(tmp_path, read(EXAMPLES / "ceph.yaml"))
+    config = text(Haproxy(view), "haproxy.cfg")
+    assert "  acl objects path_beg /object-store/\n  acl objects path /info /healthcheck\n" in config
+    assert f"server c1 {view.controllers[0].address}:8776 ssl verify required" in config
+    assert "trilith-objects.service" in OwnUnits(view).want()["units"]
+    program = shutil.which("haproxy", path="/usr/sbin:/usr/bin")
+    if program:
+        path = tmp_path / "haproxy.cfg"
+        path.write_text("\n".join(line for line in config.splitlines() if "crt" not in line))
+        done = subprocess.run([program, "-c", "-f", str(path)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    without = host_view(tmp_path / "without")
+    assert "objects" not in text(Haproxy(without), "haproxy.cfg")
+    assert "trilith-objects.service" not in OwnUnits(without).want()["units"]
 
 
 def test_haproxy_tells_who_is_written_to_and_what_is_down() -> None:

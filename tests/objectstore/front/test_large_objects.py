@@ -186,6 +186,80 @@ def test_history_stays(objects: Objects) -> None:
     assert objects.get("/c/p").content == b"1"
 
 
+def test_every_upload_is_a_version(objects: Objects) -> None:
+    objects.put("/c")
+    objects.put("/c/o", b"before", x_object_meta_n="0")
+    assert objects.post("/c", x_versions_enabled="true").status == 204
+    assert objects.head("/c").headers["x-versions-enabled"] == "True"
+    ids = [objects.put("/c/o", data, x_object_meta_n="1").headers["x-object-version-id"] for data in (b"1", b"22")]
+    found = objects.get("/c/o")
+    assert (found.content, found.headers["x-object-version-id"]) == (b"22", ids[1])
+    assert objects.get("/c/o", range="bytes=1-").content == b"2"
+    assert objects.get(f"/c/o?version-id={ids[0]}").content == b"1"
+    kept = json.loads(objects.get("/c?versions").content)
+    assert [(each["bytes"], each["is_latest"]) for each in kept] == [(2, True), (1, False), (6, False)]
+    assert objects.get(f"/c/o?version-id={kept[2]['version_id']}").headers["x-object-meta-n"] == "0"
+    listed = json.loads(objects.get("/c?format=json").content)
+    assert [(each["name"], each["bytes"], each["hash"]) for each in listed] == [("o", 2, md5(b"22"))]
+    assert "version" not in listed[0]
+    head = objects.head("/c").headers
+    assert (head["x-container-object-count"], head["x-container-bytes-used"]) == ("1", "9")
+    objects.post("/c/o", x_object_meta_n="2", content_type="a/b")
+    assert objects.head("/c/o").headers["x-object-meta-n"] == "2"
+    assert objects.names("") == ["c"]
+    assert objects.names("?limit=1") == ["c"]
+    assert objects.names("?reverse=1&limit=5") == ["c"]
+    # deleted, and back again
+    mark = objects.delete("/c/o").headers["x-object-version-id"]
+    assert (objects.get("/c/o").status, objects.names("/c")) == (404, [])
+    assert objects.get(f"/c/o?version-id={mark}").status == 404
+    assert [each["is_latest"] for each in json.loads(objects.get("/c?versions").content)] == [True, False, False, False]
+    assert objects.delete("/c").status == 409
+    assert objects.put(f"/c/o?version-id={ids[0]}", b"").status == 201
+    assert objects.get("/c/o").content == b"1"
+    assert objects("COPY", f"/c/o?version-id={ids[1]}", destination="c/copy").status == 201
+    assert objects.get("/c/copy").content == b"22"
+    assert objects.put("/c/o", b"3", if_none_match="*").status == 412
+    assert objects.get("/c/o?version-id=nonsense").status == 400
+    assert objects.get("/c/o?version-id=null").status == 404
+    # the newest of all goes for good, then the rest
+    gone = objects.delete(f"/c/o?version-id={ids[0]}").headers
+    assert (gone["x-object-version-id"], gone["x-object-current-version-id"]) == (ids[0], "null")
+    assert objects.get("/c/o").status == 404
+    assert objects.delete(f"/c/o?version-id={ids[0]}").status == 404
+    for each in json.loads(objects.get("/c?versions").content):
+        assert objects.delete(f"/c/{each['name']}?version-id={each['version_id']}").status == 204
+    assert (objects.names("/c"), objects.delete("/c").status) == ([], 204)
+    assert objects.head("").headers["x-account-container-count"] == "0"
+
+
+def test_lists_of_versions_in_pages(objects: Objects) -> None:
+    objects.put("/c", x_versions_enabled="true")
+    assert objects.post("/c", x_versions_location="old", x_versions_enabled="true").status == 400
+    for name in ("a", "b", "b/1", "c"):
+        for data in (b"1", b"2"):
+            objects.put(f"/c/{name}", data)
+    everything = json.loads(objects.get("/c?versions").content)
+    assert [each["name"] for each in everything] == ["a", "a", "b", "b", "b/1", "b/1", "c", "c"]
+    seen: list[Any] = []
+    while page := json.loads(objects.get(f"/c?versions&limit=3{after(seen)}").content):
+        seen += page
+    assert [(each["name"], each["version_id"]) for each in seen] == [
+        (each["name"], each["version_id"]) for each in everything
+    ]
+    found = json.loads(objects.get("/c?versions&delimiter=/&prefix=b").content)
+    assert [each.get("subdir", each.get("name")) for each in found] == ["b", "b", "b/"]
+    assert objects.get("/c?versions&version_marker=1").status == 400
+    objects.post("/c", x_versions_enabled="false")
+    objects.put("/c/a", b"plain")
+    assert objects.get("/c/a").content == b"plain"
+    assert json.loads(objects.get("/c?versions&prefix=a").content)[0]["version_id"] == "null"
+
+
+def after(seen: list[Any]) -> str:
+    return f"&marker={seen[-1]['name']}&version_marker={seen[-1]['version_id']}" if seen else ""
+
+
 def test_what_is_due_is_deleted(objects: Objects) -> None:
     objects.put("/c")
     now_s = int(time.time())

@@ -20,7 +20,7 @@ FOUND_S = 10.0  # how long a process that is just being started is looked for
 
 @dataclass(frozen=True)
 class Process:
-    """One of Trilith's own. `name`: api, api worker, hub, controller, agent, keeper."""
+    """One of Trilith's own. `name`: api, api worker, objects, hub, controller, agent, keeper."""
 
     host: str
     name: str
@@ -77,7 +77,7 @@ class OneMachine:
         answer = ask(self.state, "status")
         found: list[Process] = []
         for child in answer["processes"] if answer else []:
-            if child["pid"] and child["name"] in ("api", "hub", "controller", "agent"):
+            if child["pid"] and child["name"] in ("api", "objects", "hub", "controller", "agent"):
                 found.append(Process(self.name, child["name"], child["pid"]))
             if child["pid"] and child["name"] == "api":
                 workers = [pid for pid in proc.session_members(child["pid"]) if pid != child["pid"]]

@@ -449,7 +449,9 @@ class CephCluster(CephPart):
     def want(self) -> Doc:
         if not self.present():
             return make_want(False, files={}, units={})
-        pools = {name: {"size": self.file.size, "min_size": self.file.min_size} for name in self.file.pools}
+        uses = {**dict.fromkeys(self.file.pools, "rbd"), self.file.objects_pool: "trilith"}
+        sizes = {"size": self.file.size, "min_size": self.file.min_size}
+        pools = {name: {**sizes, "use": use} for name, use in uses.items()}
         users = ceph_access.users(self.view.settings.cluster)
         digests = {entity: rights(self._key(entity), caps) for entity, caps in users.items()}
         order = [host.name for host in self.view.controllers]
@@ -482,7 +484,7 @@ class CephCluster(CephPart):
                 pool["pool_name"]: {
                     "size": pool["size"],
                     "min_size": pool["min_size"],
-                    "rbd": "rbd" in pool.get("application_metadata", {}),
+                    "uses": sorted(pool.get("application_metadata", {})),
                 }
                 for pool in pools
             },
@@ -514,7 +516,7 @@ class CephCluster(CephPart):
                 sizes = ["--size", str(self.file.size)]
                 self._admin("osd", "pool", "create", args["pool"], groups, groups, "replicated", *sizes)
             case "use_pool":
-                self._admin("osd", "pool", "application", "enable", args["pool"], "rbd")
+                self._admin("osd", "pool", "application", "enable", args["pool"], args["use"])
             case "set_pool":
                 self._admin("osd", "pool", "set", args["pool"], args["name"], str(args["value"]))
             case "grant":

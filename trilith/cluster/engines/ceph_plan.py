@@ -130,8 +130,8 @@ def _take_turn(
 
 
 def cluster_acts(want: Doc, seen: Doc) -> list[Act]:
-    """What the cluster itself lacks; for the leader. `want`: pools (name -> size, min_size), users (entity -> digest
-    of key and rights). `seen`: the same, as they are."""
+    """What the cluster itself lacks; for the leader. `want`: pools (name -> size, min_size, use), users (entity ->
+    digest of key and rights). `seen`: the same, as they are, with all uses."""
     acts = []
     for name, wanted in want["pools"].items():
         there = seen["pools"].get(name)
@@ -141,9 +141,9 @@ def cluster_acts(want: Doc, seen: Doc) -> list[Act]:
             acts += [
                 Act("set_pool", {"pool": name, "name": each, "value": value})
                 for each, value in wanted.items()
-                if there[each] != value
+                if each != "use" and there[each] != value
             ]
-            acts += [] if there["rbd"] else [Act("use_pool", {"pool": name})]
+            acts += [] if wanted["use"] in there["uses"] else [Act("use_pool", {"pool": name, "use": wanted["use"]})]
     if any(seen["users"].get(entity) != digest for entity, digest in want["users"].items()):
         acts.append(Act("grant"))
     strangers = [user for user in seen["users"] if user not in want["users"] and user.startswith("client.trilith-")]

@@ -1,8 +1,8 @@
 """HAProxy on every controller: the one entry of the cloud, and this controller's way to the database node that is
 written to.
 
-Its backends are ``api``, ``hubs`` and ``sql``, its servers are named as the controllers; on `ADMIN_SOCKET` it takes
-``set server api/c1 state drain``.
+Its backends are ``api``, ``hubs``, ``sql``, and ``objects`` where the cloud has an object store. Its servers are named
+as the controllers; on `ADMIN_SOCKET` it takes ``set server api/c1 state drain``.
 """
 
 import contextlib
@@ -26,6 +26,8 @@ ENTRY_PORT = 443
 PEERS_PORT = 10000
 SOCKET_S = 1.0
 CHECK_S = 20.0
+BACKENDS = ("api", "hubs", "objects", "sql")
+OBJECT_PATHS = "path_beg /object-store/", "path /info /healthcheck"
 HUB_PATHS = "/wake /console /agent-console /novnc"  # beginnings; the first two cover /console-log
 
 
@@ -86,7 +88,11 @@ def traffic(ask_it: Callable[[str], str] | None = None) -> Doc:
     down = []
     for line in answer("show stat -1 4 -1").splitlines():
         cells = line.split(",")
-        if len(cells) > 17 and cells[0] in ("api", "hubs", "sql") and not cells[17].startswith(("UP", "no check")):
+        if (
+            len(cells) > 17
+            and cells[0] in ("api", "hubs", "objects", "sql")
+            and not cells[17].startswith(("UP", "no check"))
+        ):
             down.append(f"{cells[0]}/{cells[1]}")
     return {"writer": writer, "down": down}
 
@@ -104,7 +110,8 @@ def ask(command: str) -> str:
 
 
 def configuration(view: HostView) -> str:
-    return "\n".join([_global(view), _entry(view), _apis(view), _hubs(view), _sql(view)])
+    objects = [_objects(view)] if view.settings.stores_objects else []
+    return "\n".join([_global(view), _entry(view), _apis(view), _hubs(view), *objects, _sql(view)])
 
 
 def _servers(view: HostView, port: int, words: str, backup: bool = False) -> str:
@@ -156,6 +163,8 @@ def _entry(view: HostView) -> str:
     by_name = "\n".join(
         f"  use_backend hub-{host.name} if {{ path_beg /agent-console/{host.name}. }}" for host in view.controllers
     )
+    rules = [f"  acl objects {paths}" for paths in OBJECT_PATHS] + ["  use_backend objects if objects"]
+    objects = "\n".join(rules) if view.settings.stores_objects else ""
     return f"""frontend entry
   bind :{ENTRY_PORT} ssl crt vip.pem alpn http/1.1
   http-request set-header X-Forwarded-Proto https
@@ -165,6 +174,7 @@ def _entry(view: HostView) -> str:
   acl hub path_beg {HUB_PATHS}
 {by_name}
   use_backend hubs if hub
+{objects}
   # when no API is ready (they wait for the database), they wait together with the client
   use_backend api-waiting if {{ nbsrv(api) eq 0 }}
   default_backend api
@@ -214,6 +224,25 @@ def _hubs(view: HostView) -> str:
   default-server check inter 2s fastinter 500ms downinter 500ms fall 2 rise 2 on-marked-down shutdown-sessions
 {_servers(view, port, secured)}
 {single}
+"""
+
+
+def _objects(view: HostView) -> str:
+    """A copy of a large object answers when it is done; bytes on their way count as words."""
+    secured = "ssl verify required ca-file ca.crt verifyhost {name}"
+    return f"""backend objects
+  balance leastconn
+  retry-on conn-failure empty-response 503
+  timeout server 600s
+  option httpchk GET /healthz
+  default-server check inter 2s fastinter 500ms downinter 500ms fall 2 rise 2
+  default-server observe layer4 error-limit 1 on-error mark-down
+  option srvtcpka
+  srvtcpka-idle 2s
+  srvtcpka-intvl 1s
+  srvtcpka-cnt 2
+  default-server tcp-ut 4s
+{_servers(view, view.settings.objects_port, secured)}
 """
 
 

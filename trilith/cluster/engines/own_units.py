@@ -78,8 +78,11 @@ LimitNOFILE=65536
 
 HANDS: tuple[Role, ...] = ("compute", "network", "storage")  # whose hosts have an agent
 
+OBJECTS = Own("objects", "object store", ("control",), True, _UNPRIVILEGED + _FIRST + "LimitNOFILE=65536\n")
+
 OWN = (
     Own("api", "API", ("control",), True, _UNPRIVILEGED + _FIRST + "OOMScoreAdjust=-300\nLimitNOFILE=65536\n"),
+    OBJECTS,
     Own("hub", "hub: wake-ups and consoles", ("control",), False, _UNPRIVILEGED + _FIRST + "LimitNOFILE=65536\n"),
     Own("controller", "controller", ("control",), True, _UNPRIVILEGED + _FIRST),
     Own("agent", "agent of this host", HANDS, settings=_AGENT + _FIRST, after="openvswitch-switch.service"),
@@ -121,11 +124,14 @@ class OwnUnits(UnitEngine):
         return found
 
     def complaint(self) -> str | None:
-        """Whether API and hub of this controller answer."""
+        """Whether API, hub and object store of this controller answer."""
         if not self.view.has_role("control"):
             return None
         settings = self.view.settings
-        for name, port in (("API", settings.port), ("hub", settings.hub_port)):
+        ports = {"API": settings.port, "hub": settings.hub_port}
+        if settings.stores_objects:
+            ports["object store"] = settings.objects_port
+        for name, port in ports.items():
             if reason := _unhealthy(f"https://{self.view.host.address}:{port}", self.view.tls("ca.crt")):
                 return f"The {name} is not ready: {reason}"
         return None
@@ -134,7 +140,7 @@ class OwnUnits(UnitEngine):
         return bool(seen["units"][unit_name(own)]["active"] != "active")
 
     def _here(self, own: Own) -> bool:
-        return self.view.has_role(*own.roles)
+        return self.view.has_role(*own.roles) and (own is not OBJECTS or self.view.settings.stores_objects)
 
 
 def plan(want: Doc, seen: Doc) -> list[Act]:
