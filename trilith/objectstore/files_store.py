@@ -21,7 +21,7 @@ from trilith.objectstore import index
 from trilith.objectstore.files_note import Files, NewFile, Note, OpenFile, box_note, noted
 from trilith.objectstore.group_commit import GroupCommit, told
 from trilith.objectstore.listing import listing
-from trilith.objectstore.rebuild import Door, rebuild
+from trilith.objectstore.rebuild import INDEX, Door, rebuild
 from trilith.objectstore.store import (
     CHUNK_BYTES,
     Account,
@@ -49,7 +49,7 @@ class FilesStore:
     def __init__(self, directory: Path, files: Files) -> None:
         self._files = files
         self._door = Door(directory)
-        path = directory / "index.sqlite"
+        path = directory / INDEX
         if not path.exists() and self._door.enter_alone() and not path.exists():
             rebuild(path, files)
         self._door.enter()
