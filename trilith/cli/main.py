@@ -66,8 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     down.add_argument("--destroy", action="store_true", help="delete its data too, without asking")
     seen.add_status(command("status", seen.status, "what runs, where, and what is wrong with it (exit code 0, 1 or 3)"))
     seen.add_logs(command("logs", seen.logs, "the logs of all processes, on all hosts, as one story"))
-    repair = command("repair", _repair, "make derived state anew from the database")
-    repair.add_argument("what", choices=["network"])
+    repair = command(
+        "repair",
+        _repair,
+        "make derived state anew: the network's of a running cloud, the objects' index of a stopped one",
+    )
+    repair.add_argument("what", choices=["network", "objects"])
     host.add_arguments(command("host", _host, "what an operator says of hosts, and asks of this one"))
     hosts = command("hosts", _hosts, "every host: up, suspect, lost, taken over; what runs there, and why")
     hosts.add_argument("file", nargs="?", type=Path, metavar="FILE", help="on the deploying machine: a cluster file")
@@ -149,8 +153,11 @@ def _down(arguments: argparse.Namespace) -> int:
 
 
 def _repair(arguments: argparse.Namespace) -> int:
-    from trilith.cluster.repair import repair
+    from trilith.cluster.repair import repair, repair_objects
 
+    if arguments.what == "objects":
+        print(repair_objects(_state(arguments)))
+        return 0
     state = _running(arguments)
     if state is None:
         return NOT_RUNNING

@@ -1,4 +1,5 @@
-"""`trilith repair network`: have derived state made anew from the database, while everything runs."""
+"""`trilith repair network`: have derived state made anew from the database, while everything runs. `trilith repair
+objects`: have the object store's index made anew from its files, while it does not run."""
 
 import urllib.error
 import urllib.request
@@ -6,8 +7,31 @@ import urllib.request
 from trilith.cluster import tls
 from trilith.cluster.state import Problem, State
 from trilith.cluster.supervisor import ask
+from trilith.drivers.durable import make_directory
+from trilith.drivers.object_files import ObjectFiles
+from trilith.objectstore.rebuild import INDEX, Door, rebuild
 
 TIMEOUT_S = 10.0
+
+
+def repair_objects(state: State) -> str:
+    """Returns a sentence; raises `Problem` while the cloud runs, or where there are no files."""
+    if not state.exists():
+        raise Problem(f"There is no cloud at {state.root}. To name another: --state DIR")
+    if state.settings().clustered:
+        raise Problem("This cloud's objects lie in Ceph, which repairs itself: ceph status.")
+    directory = make_directory(state.objects, 0o700)
+    door = Door(directory)
+    try:
+        if not door.enter_alone():
+            raise Problem(f"The object store runs. First: trilith down --state {state.root}")
+        rebuilt = rebuild(directory / INDEX, ObjectFiles(directory))
+    finally:
+        door.leave()
+    return (
+        f"The index was made anew: {rebuilt.containers} containers, {rebuilt.objects} objects; {rebuilt.removed} files "
+        "were no object's. The old one is beside it. Next: trilith up"
+    )
 
 
 def repair(state: State, what: str) -> str:

@@ -1,10 +1,10 @@
 """Bytes of objects as files, and small documents beside them. Knows names of files only; who is who stands in an index.
 
 Each process that writes has a directory of its own, a *session*, and empty files in it that are made durably by the
-dozen, because a new name in a directory is the dearest part of writing a small file: one more journal commit, and
-several blocks. What an object needs is then one write and one sync. A file is complete when it was synced with a *note*
-behind the bytes: a document that says whose bytes these are, sealed with a key of this store, because the bytes are
-anybody's and could look like one. Another note may be appended later; the last whole one counts.
+dozen, because a new name in a directory needs a sync of its own. What an object needs is then one write and one sync.
+A file is complete when it was synced with a *note* behind the bytes: a document that says whose bytes these are, sealed
+with a key of this store, because the bytes are anybody's and could look like one. Another note may be appended later;
+the last whole one counts.
 
     data/<session>/lock         held by the session's process; gone when nothing in it can be left over
     data/<session>/<number>     one object's bytes, then notes; empty: not used yet

@@ -12,7 +12,9 @@ import ctypes
 import errno
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from ctypes import byref, c_char_p, c_int, c_size_t, c_ubyte, c_uint64, c_void_p
 from typing import Any
 
@@ -50,44 +52,43 @@ class Rados:
         self._access, self._pool, self._namespace = access, pool, namespace
         self._lock = threading.Lock()
         self._cluster: c_void_p | None = None
-        self._of_thread = threading.local()
-        self._contexts: list[c_void_p] = []
+        self._ways: deque[c_void_p] = deque()
         self._c: Any = None
 
     # keys
 
     def values(self, name: str, keys: Sequence[bytes]) -> tuple[Values, int] | None:
         """Those of `keys` that it has, and its version; None if there is no such object."""
-        c, context = self._context()
-        op, found, code = c.rados_create_read_op(), c_void_p(), c_int()
-        try:
-            c.rados_read_op_omap_get_vals_by_keys2(
-                c_void_p(op), _texts(keys), c_size_t(len(keys)), _lengths(keys), byref(found), byref(code)
-            )
-            result = c.rados_read_op_operate(c_void_p(op), context, name.encode(), 0)
-            values = self._taken(found)
-        finally:
-            c.rados_release_read_op(c_void_p(op))
-        if result == -errno.ENOENT:
-            return None
-        self._check(result or code.value, f"read {name}")
-        return dict(values), int(c.rados_get_last_version(context))
+        with self._way() as (c, way):
+            op, found, code = c.rados_create_read_op(), c_void_p(), c_int()
+            try:
+                c.rados_read_op_omap_get_vals_by_keys2(
+                    c_void_p(op), _texts(keys), c_size_t(len(keys)), _lengths(keys), byref(found), byref(code)
+                )
+                result = c.rados_read_op_operate(c_void_p(op), way, name.encode(), 0)
+                values = self._taken(found)
+            finally:
+                c.rados_release_read_op(c_void_p(op))
+            if result == -errno.ENOENT:
+                return None
+            self._check(result or code.value, f"read {name}")
+            return dict(values), int(c.rados_get_last_version(way))
 
     def range(
         self, name: str, after: bytes, prefix: bytes, limit: int
     ) -> tuple[list[tuple[bytes, bytes]], bool] | None:
         """At most `limit` keys with a prefix that come after a key, in their order, and whether there are more. Fewer
         than `limit` do not mean that there are not. None if there is no such object."""
-        c, context = self._context()
-        op, found, code, more = c.rados_create_read_op(), c_void_p(), c_int(), c_ubyte()
-        try:
-            c.rados_read_op_omap_get_vals2(
-                c_void_p(op), after, prefix, c_uint64(limit), byref(found), byref(more), byref(code)
-            )
-            result = c.rados_read_op_operate(c_void_p(op), context, name.encode(), 0)
-            values = self._taken(found)
-        finally:
-            c.rados_release_read_op(c_void_p(op))
+        with self._way() as (c, way):
+            op, found, code, more = c.rados_create_read_op(), c_void_p(), c_int(), c_ubyte()
+            try:
+                c.rados_read_op_omap_get_vals2(
+                    c_void_p(op), after, prefix, c_uint64(limit), byref(found), byref(more), byref(code)
+                )
+                result = c.rados_read_op_operate(c_void_p(op), way, name.encode(), 0)
+                values = self._taken(found)
+            finally:
+                c.rados_release_read_op(c_void_p(op))
         if result == -errno.ENOENT:
             return None
         self._check(result or code.value, f"list {name}")
@@ -110,38 +111,41 @@ class Rados:
     def change(self, name: str, changes: Mapping[bytes, bytes | None], version: int | None = None) -> bool:
         """Set keys, remove those whose value is None, all in one step. False if there is no such object, or if its
         version is not `version` any more."""
-        c = self._context()[0]
-        op = c.rados_create_write_op()
-        c.rados_write_op_assert_exists(c_void_p(op))
-        if version is not None:
-            c.rados_write_op_assert_version(c_void_p(op), c_uint64(version))
-        _add_changes(c, op, changes)
-        return self._write(op, name, (errno.ENOENT, *NOT_AS_READ))
+
+        def fill(c: Any, op: c_void_p) -> None:
+            c.rados_write_op_assert_exists(op)
+            if version is not None:
+                c.rados_write_op_assert_version(op, c_uint64(version))
+            _add_changes(c, op, changes)
+
+        return self._write(name, fill, (errno.ENOENT, *NOT_AS_READ))
 
     def create(self, name: str, values: Mapping[bytes, bytes]) -> bool:
         """A new object with these keys; False if there is one already."""
-        c = self._context()[0]
-        op = c.rados_create_write_op()
-        c.rados_write_op_create(c_void_p(op), EXCLUSIVE, None)
-        _add_changes(c, op, values)
-        return self._write(op, name, (errno.EEXIST,))
+
+        def fill(c: Any, op: c_void_p) -> None:
+            c.rados_write_op_create(op, EXCLUSIVE, None)
+            _add_changes(c, op, values)
+
+        return self._write(name, fill, (errno.EEXIST,))
 
     # bytes
 
     def put(self, name: str, content: bytes, note: bytes = b"") -> None:
-        """Replace what is there, note and all."""
-        c = self._context()[0]
-        op = c.rados_create_write_op()
-        c.rados_write_op_write_full(c_void_p(op), content, c_size_t(len(content)))
-        if note:
-            c.rados_write_op_setxattr(c_void_p(op), NOTE, note, c_size_t(len(note)))
-        self._write(op, name, (), REFUSED_WHEN_FULL)
+        """Replace its bytes; give it a note, unless that is empty."""
+
+        def fill(c: Any, op: c_void_p) -> None:
+            c.rados_write_op_write_full(op, content, c_size_t(len(content)))
+            if note:
+                c.rados_write_op_setxattr(op, NOTE, note, c_size_t(len(note)))
+
+        self._write(name, fill, (), REFUSED_WHEN_FULL)
 
     def get(self, name: str, offset_bytes: int, size_bytes: int) -> bytes | None:
         """So many bytes, fewer at the end; None if there is no such object."""
-        c, context = self._context()
         buffer = ctypes.create_string_buffer(size_bytes)
-        result = c.rados_read(context, name.encode(), buffer, c_size_t(size_bytes), c_uint64(offset_bytes))
+        with self._way() as (c, way):
+            result = c.rados_read(way, name.encode(), buffer, c_size_t(size_bytes), c_uint64(offset_bytes))
         if result == -errno.ENOENT:
             return None
         self._check(result, f"read {name}")
@@ -149,9 +153,9 @@ class Rados:
 
     def note(self, name: str) -> bytes | None:
         """None if there is no such object; empty if it has none."""
-        c, context = self._context()
         buffer = ctypes.create_string_buffer(MAX_NOTE_BYTES)
-        result = c.rados_getxattr(context, name.encode(), NOTE, buffer, c_size_t(MAX_NOTE_BYTES))
+        with self._way() as (c, way):
+            result = c.rados_getxattr(way, name.encode(), NOTE, buffer, c_size_t(MAX_NOTE_BYTES))
         if result in (-errno.ENOENT, -errno.ENODATA):
             return None if result == -errno.ENOENT else b""
         self._check(result, f"read {name}")
@@ -159,57 +163,66 @@ class Rados:
 
     def remove(self, name: str) -> bool:
         """False if there was none."""
-        c = self._context()[0]
-        op = c.rados_create_write_op()
-        c.rados_write_op_remove(c_void_p(op))
-        return self._write(op, name, (errno.ENOENT,))
+        return self._write(name, lambda c, op: c.rados_write_op_remove(op), (errno.ENOENT,))
 
     # locks
 
     def lock(self, name: str, cookie: str, duration_s: int) -> bool:
         """Take or renew the lock of an object, which need not be there, for so long by the OSDs' clocks; False while
         another cookie has it. Who takes a lock whose time is over takes it from whoever had it."""
-        c, context = self._context()
         until = _Time(duration_s, 0)
         words = (name.encode(), b"owner", cookie.encode(), b"", byref(until), c_ubyte(MAY_RENEW))
-        result = c.rados_lock_exclusive(context, *words)
+        with self._way() as (c, way):
+            result = c.rados_lock_exclusive(way, *words)
         if result in (-errno.EBUSY, -errno.EEXIST):
             return False
         self._check(result, f"lock {name}")
         return True
 
     def close(self) -> None:
+        """When nobody uses it any more."""
         with self._lock:
             if self._cluster is not None:
-                for context in self._contexts:
-                    self._c.rados_ioctx_destroy(context)
+                while self._ways:
+                    self._c.rados_ioctx_destroy(self._ways.pop())
                 self._c.rados_shutdown(self._cluster)
-            self._contexts, self._cluster, self._of_thread = [], None, threading.local()
+            self._cluster = None
 
-    def _write(self, op: int, name: str, refused: Sequence[int], flags: int = EVEN_WHEN_FULL) -> bool:
-        c, context = self._context()
-        try:
-            result = c.rados_write_op_operate2(c_void_p(op), context, name.encode(), None, flags)
-        finally:
-            c.rados_release_write_op(c_void_p(op))
+    def _write(
+        self, name: str, fill: Callable[[Any, c_void_p], Any], refused: Sequence[int], flags: int = EVEN_WHEN_FULL
+    ) -> bool:
+        with self._way() as (c, way):
+            op = c_void_p(c.rados_create_write_op())
+            try:
+                fill(c, op)
+                result = c.rados_write_op_operate2(op, way, name.encode(), None, flags)
+            finally:
+                c.rados_release_write_op(op)
         if -result in refused:
             return False
         self._check(result, f"write {name}")
         return True
 
-    def _context(self) -> tuple[Any, c_void_p]:
-        """The library, and this thread's own way to the pool: the version that was read last is remembered there."""
-        found: c_void_p | None = getattr(self._of_thread, "context", None)
-        if found is None:
-            with self._lock:
-                self._connect()
-                found = c_void_p()
-                code = self._c.rados_ioctx_create(self._cluster, self._pool.encode(), byref(found))
-                self._check(code, f"open the pool {self._pool}")
-                self._c.rados_ioctx_set_namespace(found, self._namespace.encode())
-                self._contexts.append(found)
-            self._of_thread.context = found
-        return self._c, found
+    @contextmanager
+    def _way(self) -> Iterator[tuple[Any, c_void_p]]:
+        """The library, and a way to the pool that nobody else uses now: it remembers the version that was read last."""
+        try:
+            way = self._ways.pop() if self._ways else self._new_way()
+        except IndexError:  # somebody was faster
+            way = self._new_way()
+        try:
+            yield self._c, way
+        finally:
+            self._ways.append(way)
+
+    def _new_way(self) -> c_void_p:
+        with self._lock:
+            self._connect()
+            way = c_void_p()
+            code = self._c.rados_ioctx_create(self._cluster, self._pool.encode(), byref(way))
+            self._check(code, f"open the pool {self._pool}")
+            self._c.rados_ioctx_set_namespace(way, self._namespace.encode())
+            return way
 
     def _connect(self) -> None:
         if self._cluster is not None:
@@ -262,15 +275,15 @@ def _library() -> Any:
     return c
 
 
-def _add_changes(c: Any, op: int, changes: Mapping[bytes, bytes | None]) -> None:
+def _add_changes(c: Any, op: c_void_p, changes: Mapping[bytes, bytes | None]) -> None:
     put = {key: value for key, value in changes.items() if value is not None}
     gone = [key for key, value in changes.items() if value is None]
     if put:
         keys, values = list(put), list(put.values())
         lengths = (_lengths(keys), _lengths(values))
-        c.rados_write_op_omap_set2(c_void_p(op), _texts(keys), _texts(values), *lengths, c_size_t(len(keys)))
+        c.rados_write_op_omap_set2(op, _texts(keys), _texts(values), *lengths, c_size_t(len(keys)))
     if gone:
-        c.rados_write_op_omap_rm_keys2(c_void_p(op), _texts(gone), _lengths(gone), c_size_t(len(gone)))
+        c.rados_write_op_omap_rm_keys2(op, _texts(gone), _lengths(gone), c_size_t(len(gone)))
 
 
 def _texts(texts: Sequence[bytes]) -> Any:

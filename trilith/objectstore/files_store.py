@@ -19,9 +19,9 @@ import msgspec
 from trilith.kernel.errors import Fault, Unavailable
 from trilith.objectstore import index
 from trilith.objectstore.files_note import Files, NewFile, Note, OpenFile, box_note, noted
-from trilith.objectstore.group_commit import GroupCommit, told
+from trilith.objectstore.group_commit import GroupCommit
 from trilith.objectstore.listing import listing
-from trilith.objectstore.rebuild import Door, rebuild
+from trilith.objectstore.rebuild import INDEX, Door, rebuild
 from trilith.objectstore.store import (
     CHUNK_BYTES,
     Account,
@@ -49,7 +49,7 @@ class FilesStore:
     def __init__(self, directory: Path, files: Files) -> None:
         self._files = files
         self._door = Door(directory)
-        path = directory / "index.sqlite"
+        path = directory / INDEX
         if not path.exists() and self._door.enter_alone() and not path.exists():
             rebuild(path, files)
         self._door.enter()
@@ -208,23 +208,18 @@ class FilesStore:
             self._files.write_note(hashlib.sha256(name.encode()).hexdigest(), note)
 
     def _read(self, ask: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return ask(self._index.reader())
-        except sqlite3.Error as error:
-            raise told(error) from error
+        with self._index.reader() as db:
+            return ask(db)
 
     @contextmanager
     def _one_moment(self) -> Iterator[sqlite3.Connection]:
         """To read several times, all of the same moment."""
-        try:
-            db = self._index.reader()
+        with self._index.reader() as db:
             db.execute("BEGIN")
             try:
                 yield db
             finally:
                 db.execute("ROLLBACK")
-        except sqlite3.Error as error:
-            raise told(error) from error
 
 
 class FileWriter:

@@ -6,7 +6,7 @@ Processes take turns by a file lock, because SQLite's own waiting polls.
 import fcntl
 import os
 import sqlite3
-import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,9 +33,7 @@ class GroupCommit:
         self._lock_fd = os.open(f"{path}.writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # its log inherits the mode
         self._together: Together[Step[Any]] = Together(self._commit, self._turn)
-        self._lock = threading.Lock()
-        self._of_thread = threading.local()
-        self._readers: list[sqlite3.Connection] = []
+        self._readers: deque[sqlite3.Connection] = deque()  # those that nobody uses just now
         with self._turn():  # what changes the file's kind, SQLite does not wait for
             try:
                 self._writer = self._connect(WRITERS_CACHE_KIB)
@@ -74,14 +72,19 @@ class GroupCommit:
             for each in group:
                 each.error = told(error)
 
-    def reader(self) -> sqlite3.Connection:
-        """This thread's own connection, for single questions; several within BEGIN and COMMIT see one moment."""
-        found: sqlite3.Connection | None = getattr(self._of_thread, "connection", None)
-        if found is None:
-            found = self._of_thread.connection = self._connect(READERS_CACHE_KIB)
-            with self._lock:
-                self._readers.append(found)
-        return found
+    @contextmanager
+    def reader(self) -> Iterator[sqlite3.Connection]:
+        """A connection for questions; several within BEGIN and ROLLBACK see one moment. Raises as `run`."""
+        try:
+            connection = self._readers.pop() if self._readers else self._connect(READERS_CACHE_KIB)
+        except IndexError:  # somebody was faster
+            connection = self._connect(READERS_CACHE_KIB)
+        try:
+            yield connection
+        except sqlite3.Error as error:
+            raise told(error) from error
+        finally:
+            self._readers.append(connection)
 
     def _connect(self, cache_kib: int) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, BUSY_S, isolation_level=None, check_same_thread=False)
@@ -90,13 +93,13 @@ class GroupCommit:
         return connection
 
     def close(self) -> None:
-        with self._lock:
-            for connection in (*self._readers, self._writer):
-                connection.close()
-            self._readers.clear()
-            if self._lock_fd >= 0:
-                os.close(self._lock_fd)
-                self._lock_fd = -1
+        """When nobody uses it any more."""
+        while self._readers:
+            self._readers.pop().close()
+        self._writer.close()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
 
 
 def told(error: sqlite3.Error) -> Unavailable:

@@ -18,6 +18,7 @@ from trilith.objectstore import index
 from trilith.objectstore.files_note import BoxNote, Files, Note
 from trilith.objectstore.group_commit import told
 
+INDEX = "index.sqlite"
 FILES_A_COMMIT = 10_000
 
 
