@@ -64,6 +64,7 @@ def make(url: str, hosts: int = 10, settings: Row | None = None) -> Region:
     tokens.use_keys("bench-cluster-key")
     store = Store(url)
     migrate.prepare(store, "bench", "h00001")
+    migrate.contract(store, ["h00001"])
     store.run(lambda tx: _first_rows(tx, hosts))
     client = Client(App(store, tokens.authenticate, settings or {}))
     admin, member = _token(client, "admin"), _token(client, "demo")

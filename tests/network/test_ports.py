@@ -6,7 +6,7 @@ import pytest
 from tests.client import ADMIN, SERVICE, STRANGER
 from tests.network.conftest import Networking, error
 from trilith.kernel.errors import Fault
-from trilith.network import ports, topology
+from trilith.network import addresses, ports, topology
 
 
 def ips(port: dict[str, Any]) -> list[str]:
@@ -173,7 +173,7 @@ def test_what_compute_calls(net: Networking) -> None:
     store.run(lambda tx: topology.report_ports_up(tx, {port["id"]}))
     (bound,) = store.read(lambda tx: ports.ports_of(tx, ["vm1"]))
     assert ports.nic_document(bound, networks[network])["ready"] is True
-    found = store.read(lambda tx: ports.addresses(tx, ["vm1", "vm2"]))
+    found = store.read(lambda tx: addresses.addresses(tx, ["vm1", "vm2"]))
     assert found["vm2"] == {}
     assert [address["addr"] for address in found["vm1"][""]] == ["10.0.0.3"]
     data = ports.network_data([bound], networks)

@@ -57,6 +57,9 @@ SHORT_FORM = (
     "server_groups"
 )
 
+# what no view needs
+NOT_LISTED = "key_data claim admin_password old_flavor move peer_claim peer_seen shelve seen nics snapshots"
+
 
 def _scope(ctx: Ctx) -> sa.ColumnElement[bool] | None:
     """One's project's; deleted ones only where a list asks for them; administrators' lists hold all when they ask."""
@@ -191,7 +194,7 @@ SERVER = Noun(
         shelve=json(hidden=True),  # see `server_shelving`
         server_group_id=text(64, hidden=True, index=True),
         deleting=flag(default=False, hidden=True),
-        deleted_at=time(hidden=True, index=True),
+        deleted_at=time(hidden=True),  # an index of its own would look right for every question, and is for none
         failed=flag(default=False, hidden=True),
         seen=json(hidden=True),
     ),
@@ -205,6 +208,8 @@ SERVER = Noun(
     wakes=lambda row: tuple(topic(host) for host in (row["host"], row["peer"]) if host),
     filters=FILTERS,
     beside=("os:scheduler_hints", "OS-SCH-HNT:scheduler_hints"),
+    hidden_in_lists=NOT_LISTED.split(),
+    indexes=(("project_id", "deleted_at", "created_at", "id"), ("created_at", "id")),
     type_name="Instance",
 )
 COMPUTE.quota("cores", 20, lambda tx, project_id: live(tx, project_id, SERVER.c.vcpus))

@@ -46,7 +46,7 @@ def fetch(ctx: "Ctx", noun: "Noun", listing: Listing) -> Page:
     where = [c for c in (noun.scope(ctx), *listing.where) if c is not None]
     for name in path_columns(noun):
         where.append(noun.c[name] == ctx.path[name])
-    query = noun.table.select().where(*where)
+    query = noun.listed.where(*where)
     if listing.marker is not None:
         row = ctx.tx.one(noun, noun.c[noun.key] == listing.marker, noun.scope(ctx))
         if row is None:
@@ -73,7 +73,8 @@ def path_columns(noun: "Noun") -> list[str]:
 
 
 def after(noun: "Noun", sort: Sequence[tuple[str, str]], row: Row) -> Condition:
-    """Rows behind this one in this order."""
+    """Rows behind this one in this order. What the first column must be is said once more, because no database finds
+    the place in an index by a condition with OR."""
     found: Condition = sa.false()
     for depth in range(len(sort), 0, -1):
         *same, (last, direction) = sort[:depth]
@@ -82,7 +83,7 @@ def after(noun: "Noun", sort: Sequence[tuple[str, str]], row: Row) -> Condition:
         behind = column > value if direction == "asc" else column < value
         equal = [_filled(noun, c) == (_fill(noun, c) if row[c] is None else row[c]) for c, _ in same]
         found = sa.or_(found, sa.and_(*equal, behind))
-    return found
+    return sa.and_(column >= value if direction == "asc" else column <= value, found)
 
 
 def _fill(noun: "Noun", column: str) -> Any:

@@ -88,7 +88,7 @@ class Ctx:
         found = list(rows)
         if noun.expand:
             noun.expand(self, found)
-        return [noun.view(self, row, brief) for row in found]
+        return noun.views(self, found, brief)
 
     def url(self, path: str) -> str:
         """An absolute URL below the service's prefix."""

@@ -62,17 +62,16 @@ class Tx:
 
     # reading
     def rows(self, noun: "Noun", *where: Condition | None, **equals: Any) -> list[Row]:
-        query = noun.table.select().where(*_conditions(noun, where, equals))
-        return [dict(row) for row in self.connection.execute(query).mappings()]
+        return self.select(noun.table.select().where(*_conditions(noun, where, equals)))
 
-    def select(self, query: sa.Select[Any]) -> list[Row]:
-        """Any select, as a list of dicts."""
-        return [dict(row) for row in self.connection.execute(query).mappings()]
+    def select(self, query: sa.Select[Any], **values: Any) -> list[Row]:
+        """Any select, as a list of dicts; `values` of its bound parameters. The same object again costs a third."""
+        return dicts(self.connection.execute(query, values))
 
     def one(self, noun: "Noun", *where: Condition | None, **equals: Any) -> Row | None:
         query = noun.table.select().where(*_conditions(noun, where, equals)).limit(1)
-        row = self.connection.execute(query).mappings().first()
-        return dict(row) if row is not None else None
+        found = self.select(query)
+        return found[0] if found else None
 
     def get(self, noun: "Noun", key: str | None, *where: Condition | None) -> Row:
         """The row of this key, or `Fault("missing")` in the noun's own words."""
@@ -165,6 +164,12 @@ class Tx:
             raise noun.duplicate(row) from error
 
 
+def dicts(result: sa.CursorResult[Any]) -> list[Row]:
+    """A result's rows. (``mappings()`` takes half as long again.)"""
+    names = tuple(result.keys())
+    return [dict(zip(names, row, strict=True)) for row in result]
+
+
 class Stale(Exception):
     """Somebody else changed a row between our read and our write: the transaction runs again."""
 
@@ -212,10 +217,10 @@ class Store:
         self.database: Database = kind(
             url,
             json_serializer=lambda value: msgspec.json.encode(value).decode(),
-            json_deserializer=msgspec.json.decode,
             hide_parameters=True,  # errors are logged, and passwords' hashes are parameters
         )
         self.engine = self.database.engine
+        _read_json_directly(self.engine.dialect)
 
     def create(self) -> None:
         """Makes every declared table that is missing. For tests; a cloud has them from the schema's revisions."""
@@ -277,6 +282,17 @@ class Store:
 
     def close(self) -> None:
         self.database.close()
+
+
+def _read_json_directly(dialect: sa.Dialect) -> None:
+    """A list's cost is to a large part JSON columns: SQLAlchemy has two more functions around each value."""
+    decode = msgspec.json.decode
+
+    def reads(self: Any, dialect: sa.Dialect, kind: Any) -> Callable[[Any], Any]:
+        return lambda value: decode(value) if isinstance(value, str) else value  # SQLite gives numbers as such
+
+    base = dialect.colspecs[sa.JSON]
+    dialect.colspecs = {**dialect.colspecs, sa.JSON: type("Json", (base,), {"result_processor": reads})}
 
 
 class Again(Exception):

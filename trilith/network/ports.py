@@ -314,34 +314,6 @@ def nic_document(port: Row, network: Row) -> Row:
     return {"port_id": port["id"], "mac": port["mac_address"], "mtu": network["mtu"], "ready": ready}
 
 
-def addresses(tx: Tx, device_ids: list[str]) -> dict[str, dict[str, list[Row]]]:
-    """The addresses of machines, fixed and floating: ``{device_id: {network name: [address, ...]}}``."""
-    from trilith.network.floatingips import FLOATING_IP
-
-    ports = ports_of(tx, device_ids)
-    found: dict[str, dict[str, list[Row]]] = {device_id: {} for device_id in device_ids}
-    networks = {row["id"]: row for row in tx.rows(NETWORK, id={port["network_id"] for port in ports})}
-    floating: dict[tuple[str, str], list[str]] = {}
-    for row in tx.rows(FLOATING_IP, port_id=[port["id"] for port in ports]):
-        floating.setdefault((row["port_id"], row["fixed_ip_address"]), []).append(row["floating_ip_address"])
-    for port in ports:
-        of_network = found[port["machine_id"]].setdefault(networks[port["network_id"]]["name"], [])
-        for fixed in port["fixed_ips"]:
-            of_network.append(_address(port, fixed["ip_address"], "fixed"))
-            for outer in floating.get((port["id"], fixed["ip_address"]), []):
-                of_network.append(_address(port, outer, "floating"))
-    return found
-
-
-def _address(port: Row, address: str, kind: str) -> Row:
-    return {
-        "addr": address,
-        "version": 6 if ":" in address else 4,
-        "OS-EXT-IPS:type": kind,
-        "OS-EXT-IPS-MAC:mac_addr": port["mac_address"],
-    }
-
-
 def network_data(ports: list[Row], networks_by_id: dict[str, Row]) -> Row:
     """The document ``network_data.json`` of a machine with these ports; `networks_by_id` as of `networks_of`."""
     links: list[Row] = []
