@@ -6,6 +6,7 @@ status is computed from both (`server_status`). `wanted` counts the changes of w
 
 import secrets
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -44,6 +45,7 @@ from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Either, Flag, ListOf, Member, Object, Text, Whole, now
 from trilith.kernel.paging import fetch
 from trilith.kernel.request import Ctx, Reply
+from trilith.kernel.statements import fixed
 from trilith.kernel.store import Tx
 from trilith.kernel.versions import v
 from trilith.placement.hosts import topic
@@ -64,10 +66,18 @@ NOT_LISTED = "key_data claim admin_password old_flavor move peer_claim peer_seen
 def _scope(ctx: Ctx) -> sa.ColumnElement[bool] | None:
     """One's project's; deleted ones only where a list asks for them; administrators' lists hold all when they ask."""
     listing = ctx.url_path.endswith(("/servers", "/servers/detail"))
-    found: list[Any] = [sa.true()] if listing and shows_deleted(ctx) else [SERVER.c.deleted_at.is_(None)]
-    if not ctx.who.is_admin or (listing and not shows_all(ctx)):
-        found.append(SERVER.c.project_id == ctx.who.project_id)
-    return sa.and_(*found)
+    deleted_too = listing and shows_deleted(ctx)
+    if ctx.who.is_admin and not (listing and not shows_all(ctx)):
+        return _seen(deleted_too, own=False)
+    if ctx.who.project_id is None:
+        return sa.and_(_seen(deleted_too, own=False), SERVER.c.project_id.is_(None))
+    return _seen(deleted_too, own=True)
+
+
+@cache
+def _seen(deleted_too: bool, own: bool) -> sa.ColumnElement[bool]:
+    here = sa.true() if deleted_too else SERVER.c.deleted_at.is_(None)
+    return fixed(sa.and_(here, SERVER.c.project_id == sa.bindparam("who_project_id")) if own else here)
 
 
 def live(tx: Tx, project_id: str, *what: Any) -> int:

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Bad, Choice, Flag, Id, Json, Kind, ListOf, Text, Time, Whole
 from trilith.kernel.policy import settled
+from trilith.kernel.statements import mine
 from trilith.kernel.store import METADATA, missing
 from trilith.kernel.versions import NEWEST, OLDEST, Stepped, Version, VersionRange
 
@@ -301,11 +302,18 @@ class Noun:
         self.routes: list[Route] = []
         self._sees = sorted({item.see for item in self.fields.values() if item.see})
         self._shapes: dict[Any, Shape] = {}
+        self.statements: dict[Any, sa.Select[Any]] = {}  # see `statements`
         if not isinstance(table, sa.Table):  # else: the same rows under another path
             table = self._make_table(table or f"{service.name}_{self.plural}")
             for names in indexes:
                 sa.Index(f"ix_{table.name}_{'_'.join(names)}", *(table.c[name] for name in names))
         self.table: sa.Table = table
+        this, unchanged = (
+            table.c["id"] == sa.bindparam("at_identity"),
+            table.c.generation == sa.bindparam("at_generation"),
+        )
+        self.inserts, self.updates = table.insert(), table.update().where(this, unchanged)
+        self.deletes = table.delete().where(this)
         self.listed = sa.select(*(column for column in self.table.c if column.name not in hidden_in_lists))
         if quota:
             service.quotas[quota.name] = quota
@@ -378,8 +386,7 @@ class Noun:
             return self.custom_scope(ctx)
         if self.owner is None or ctx.who.is_admin:
             return None
-        owner = ctx.who.user_id if self.owner == "user_id" else ctx.who.project_id
-        return self.c[self.owner] == owner  # type: ignore[no-any-return]
+        return mine(self.c[self.owner], "user_id" if self.owner == "user_id" else "project_id", ctx.who)
 
     def missing(self, key: str) -> Fault:
         fault = missing(self.name, key)

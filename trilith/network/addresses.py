@@ -5,6 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from trilith.kernel.statements import kept
 from trilith.kernel.store import Tx
 from trilith.network.floatingips import FLOATING_IP
 from trilith.network.networks import NETWORK
@@ -14,17 +15,19 @@ from trilith.network.security_groups import SECURITY_GROUP
 Row = dict[str, Any]
 
 IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
-CARDS = (
+CARDS = kept(
     sa.select(
         *(PORT.c[name] for name in ("id", "machine_id", "network_id", "mac_address", "fixed_ips", "security_groups"))
     )
     .where(PORT.c.machine_id.in_(IDS))
     .order_by(PORT.c.created_at, PORT.c.id)
 )
-NETWORKS = sa.select(NETWORK.c.id, NETWORK.c.name).where(NETWORK.c.id.in_(IDS))
-GROUPS = sa.select(SECURITY_GROUP.c.id, SECURITY_GROUP.c.name).where(SECURITY_GROUP.c.id.in_(IDS))
-FLOATING = sa.select(FLOATING_IP.c.port_id, FLOATING_IP.c.fixed_ip_address, FLOATING_IP.c.floating_ip_address).where(
-    FLOATING_IP.c.port_id.in_(IDS)
+NETWORKS = kept(sa.select(NETWORK.c.id, NETWORK.c.name).where(NETWORK.c.id.in_(IDS)))
+GROUPS = kept(sa.select(SECURITY_GROUP.c.id, SECURITY_GROUP.c.name).where(SECURITY_GROUP.c.id.in_(IDS)))
+FLOATING = kept(
+    sa.select(FLOATING_IP.c.port_id, FLOATING_IP.c.fixed_ip_address, FLOATING_IP.c.floating_ip_address).where(
+        FLOATING_IP.c.port_id.in_(IDS)
+    )
 )
 
 

@@ -1,12 +1,13 @@
 """Ports: a place on a network with a MAC address and IP addresses, for a machine, a router, or a floating address."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from ipaddress import ip_network
 from typing import Any
 
 import sqlalchemy as sa
 
-from trilith.kernel import quota
+from trilith.kernel import quota, statements
 from trilith.kernel.declare import Field, computed, flag, ident, listing, text
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Choice, Either, Id, Json, ListOf, Mac, Text
@@ -53,8 +54,17 @@ def _scope(ctx: Ctx) -> Condition | None:
     """The caller's own, and all on the caller's networks."""
     if ctx.who.is_admin or "service" in ctx.who.roles:
         return None
-    own = sa.select(NETWORK.c.id).where(NETWORK.c.project_id == ctx.who.project_id)
-    return sa.or_(PORT.c.project_id == ctx.who.project_id, PORT.c.network_id.in_(own))
+    return _visible() if ctx.who.project_id is not None else _of(None)
+
+
+def _of(project_id: Any) -> Condition:
+    own = sa.select(NETWORK.c.id).where(NETWORK.c.project_id == project_id)
+    return sa.or_(PORT.c.project_id == project_id, PORT.c.network_id.in_(own))
+
+
+@cache
+def _visible() -> Condition:
+    return statements.fixed(_of(sa.bindparam("who_project_id")))
 
 
 def _by_fixed_ip(ctx: Ctx, values: list[str]) -> Condition:
