@@ -154,6 +154,7 @@ def main() -> int:
         start_log("cost", Path(directory), logging.INFO)  # as the API has it
         region = regions.make(regions.sqlite_url(Path(directory)), given.hosts)
         regions.add_servers(region, given.servers, given.hosts)
+        regions.count(region)
         regions.add_networks(region, 10)
         regions.add_projects(region, 47)
         regions.add_images(region, 25)

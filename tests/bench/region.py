@@ -16,6 +16,7 @@ from tests.client import Client
 from trilith.cluster import services  # noqa: F401 - declares everything
 from trilith.cluster.schema import migrate
 from trilith.compute.flavors import FLAVOR
+from trilith.compute.scheduler import recount
 from trilith.compute.server_wants import report
 from trilith.compute.servers import SERVER
 from trilith.identity import passwords, tokens
@@ -108,6 +109,14 @@ def _first_rows(tx: Tx, hosts: int) -> None:
     first = tx.update(HOST, first, inventory=INVENTORY, seen_at_s=tx.now_s(), boot_id="b", epoch=1)
     more = ({"id": str(uuid.uuid4()), "name": name_of(n), "number": n + 1} for n in range(1, hosts))
     _copies(tx, HOST, first, more)
+    for host in tx.rows(HOST):
+        recount(tx, host)
+
+
+def count(region: Region) -> None:
+    """The sums of every host anew: copies are made behind the back of what keeps them."""
+    for host in region.store.read(lambda tx: tx.rows(HOST)):
+        region.store.run(lambda tx, host=host: recount(tx, host))  # type: ignore[misc]
 
 
 def name_of(host: int) -> str:

@@ -70,6 +70,28 @@ def test_exhaustion(net: Networking) -> None:
     assert len(net.ids("/ports")) == 1
 
 
+def test_the_lowest_free_address_is_given_however_many_are_taken(net: Networking) -> None:
+    network, subnet = net.network("10.0.0.0/24", enable_dhcp=False)
+    made = [net.make("port", network_id=network) for _ in range(40)]
+    assert [ips(port)[0] for port in made] == [f"10.0.0.{n}" for n in range(2, 42)]
+    for n in (33, 4):
+        net.delete(f"/ports/{made[n]['id']}")
+    assert [ips(net.make("port", network_id=network))[0] for _ in range(3)] == ["10.0.0.6", "10.0.0.35", "10.0.0.42"]
+    pools = [{"start": "10.0.0.200", "end": "10.0.0.202"}, {"start": "10.0.0.50", "end": "10.0.0.50"}]
+    assert net.put(f"/subnets/{subnet}", {"subnet": {"allocation_pools": pools}}).status == 200
+    given = [ips(net.make("port", network_id=network))[0] for _ in range(4)]
+    assert given == ["10.0.0.200", "10.0.0.201", "10.0.0.202", "10.0.0.50"]
+    assert net.refused("port", network_id=network) == (409, "IpAddressGenerationFailure")
+
+
+def test_a_full_subnet_gives_what_becomes_free(net: Networking) -> None:
+    network, _ = net.network("10.0.0.0/27", enable_dhcp=False)
+    made = [net.make("port", network_id=network) for _ in range(29)]
+    assert net.refused("port", network_id=network) == (409, "IpAddressGenerationFailure")
+    net.put(f"/ports/{made[7]['id']}", {"port": {"fixed_ips": []}})
+    assert ips(net.make("port", network_id=network)) == ips(made[7])
+
+
 def test_no_two_requests_get_one_address(net: Networking) -> None:
     network, _ = net.network()
     with ThreadPoolExecutor(8) as pool:

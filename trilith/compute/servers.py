@@ -15,7 +15,7 @@ from trilith.compute import server_views as views
 from trilith.compute.flavors import FLAVOR, embedded, find_flavor
 from trilith.compute.instance_actions import record
 from trilith.compute.keypairs import find_keypair
-from trilith.compute.scheduler import Ask, claim, place
+from trilith.compute.scheduler import Ask, claim, claims_of, place
 from trilith.compute.server_disks import Layout, lay_out, make_disks
 from trilith.compute.server_filters import FILTERS, shows_all, shows_deleted, sorting
 from trilith.compute.server_groups import find_group
@@ -48,6 +48,7 @@ from trilith.kernel.request import Ctx, Reply
 from trilith.kernel.statements import fixed
 from trilith.kernel.store import Tx
 from trilith.kernel.versions import v
+from trilith.placement import loads
 from trilith.placement.hosts import topic
 
 Row = dict[str, Any]
@@ -174,7 +175,7 @@ SERVER = Noun(
         # what is wanted and seen, beyond what is shown
         hostname=text(255, FQDN, 2, create="optional", update=True, hidden=True, since=v("2.90")),
         user_data=Field(kind=USER_DATA, create="optional", null=True, hidden=True),
-        number=whole(hidden=True),
+        number=whole(hidden=True, index=True),
         image_id=text(64, hidden=True),
         image_properties=json(default=dict, hidden=True),
         flavor_id=text(255, hidden=True, index=True),
@@ -222,6 +223,7 @@ SERVER = Noun(
     indexes=(("project_id", "deleted_at", "created_at", "id"), ("created_at", "id")),
     type_name="Instance",
 )
+SERVER.follows.append(loads.follow(claims_of))
 COMPUTE.quota("cores", 20, lambda tx, project_id: live(tx, project_id, SERVER.c.vcpus))
 COMPUTE.quota("ram", 51200, lambda tx, project_id: live(tx, project_id, SERVER.c.ram_mib))
 COMPUTE.quota("metadata_items", 128, lambda tx, project_id: 0)

@@ -27,6 +27,7 @@ from trilith.kernel.versions import NEWEST, OLDEST, Stepped, Version, VersionRan
 if TYPE_CHECKING:
     from trilith.kernel.notices import Notices
     from trilith.kernel.request import Ctx
+    from trilith.kernel.store import Tx
     from trilith.kernel.wire import Wire
 
 Row = dict[str, Any]
@@ -300,6 +301,7 @@ class Noun:
         self.identity = "id"
         self.operations: dict[str, Callable[..., Any]] = {}
         self.routes: list[Route] = []
+        self.follows: list[Callable[[Tx, Row | None, Row | None], None]] = []  # called at every change of a row
         self._sees = sorted({item.see for item in self.fields.values() if item.see})
         self._shapes: dict[Any, Shape] = {}
         self.statements: dict[Any, sa.Select[Any]] = {}  # see `statements`

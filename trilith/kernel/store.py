@@ -180,6 +180,8 @@ class Tx:
         for row in (old, new):
             if row is not None and noun.wakes:
                 self.hints.update(noun.wakes(row))
+        for follow in noun.follows:
+            follow(self, old, new)
         if self.store.before_commit is not None:
             key = (noun.table.name, str((new or old or {})[noun.identity]))
             first = self.changes[key][1] if key in self.changes else old
