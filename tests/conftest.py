@@ -8,6 +8,7 @@ import pytest
 from tests.database import DATABASES, Server
 
 ON_BOTH = (
+    "tests/kernel/test_statements.py",
     "tests/kernel/test_store.py",
     "tests/kernel/test_pipeline.py",
     "tests/kernel/test_portable.py",

@@ -130,7 +130,8 @@ class Cloud:
 
         def look(tx: Any) -> bool:
             ctx = Ctx(self.store, noun.service, operation.method, operation.path, "", f"req-{samples.SOME_ID}")
-            ctx.who, ctx.at, ctx._tx = self.people[who], operation.version, tx
+            ctx.who, ctx.at = self.people[who], operation.version
+            ctx.enter(tx)
             if noun.parent is not None:
                 variable = [part[1:-1] for part in noun.path.split("/") if part.startswith("{")][-1]
                 parent = noun.parent

@@ -6,7 +6,7 @@ import pytest
 from tests.client import ADMIN, SERVICE, STRANGER
 from tests.network.conftest import Networking, error
 from trilith.kernel.errors import Fault
-from trilith.network import ports, topology
+from trilith.network import addresses, ports, topology
 
 
 def ips(port: dict[str, Any]) -> list[str]:
@@ -68,6 +68,28 @@ def test_exhaustion(net: Networking) -> None:
         net.post("/ports", {"ports": [{"network_id": network, "fixed_ips": []}, {"network_id": network}]}).status == 409
     )
     assert len(net.ids("/ports")) == 1
+
+
+def test_the_lowest_free_address_is_given_however_many_are_taken(net: Networking) -> None:
+    network, subnet = net.network("10.0.0.0/24", enable_dhcp=False)
+    made = [net.make("port", network_id=network) for _ in range(40)]
+    assert [ips(port)[0] for port in made] == [f"10.0.0.{n}" for n in range(2, 42)]
+    for n in (33, 4):
+        net.delete(f"/ports/{made[n]['id']}")
+    assert [ips(net.make("port", network_id=network))[0] for _ in range(3)] == ["10.0.0.6", "10.0.0.35", "10.0.0.42"]
+    pools = [{"start": "10.0.0.200", "end": "10.0.0.202"}, {"start": "10.0.0.50", "end": "10.0.0.50"}]
+    assert net.put(f"/subnets/{subnet}", {"subnet": {"allocation_pools": pools}}).status == 200
+    given = [ips(net.make("port", network_id=network))[0] for _ in range(4)]
+    assert given == ["10.0.0.200", "10.0.0.201", "10.0.0.202", "10.0.0.50"]
+    assert net.refused("port", network_id=network) == (409, "IpAddressGenerationFailure")
+
+
+def test_a_full_subnet_gives_what_becomes_free(net: Networking) -> None:
+    network, _ = net.network("10.0.0.0/27", enable_dhcp=False)
+    made = [net.make("port", network_id=network) for _ in range(29)]
+    assert net.refused("port", network_id=network) == (409, "IpAddressGenerationFailure")
+    net.put(f"/ports/{made[7]['id']}", {"port": {"fixed_ips": []}})
+    assert ips(net.make("port", network_id=network)) == ips(made[7])
 
 
 def test_no_two_requests_get_one_address(net: Networking) -> None:
@@ -173,7 +195,7 @@ def test_what_compute_calls(net: Networking) -> None:
     store.run(lambda tx: topology.report_ports_up(tx, {port["id"]}))
     (bound,) = store.read(lambda tx: ports.ports_of(tx, ["vm1"]))
     assert ports.nic_document(bound, networks[network])["ready"] is True
-    found = store.read(lambda tx: ports.addresses(tx, ["vm1", "vm2"]))
+    found = store.read(lambda tx: addresses.addresses(tx, ["vm1", "vm2"]))
     assert found["vm2"] == {}
     assert [address["addr"] for address in found["vm1"][""]] == ["10.0.0.3"]
     data = ports.network_data([bound], networks)

@@ -13,7 +13,7 @@ from trilith.cluster.network_controller import NetworkController
 from trilith.cluster.schema import migrate
 from trilith.cluster.shared_images import image_files
 from trilith.cluster.state import Settings, State
-from trilith.compute import server_wants, takeovers
+from trilith.compute import scheduler, server_wants, takeovers
 from trilith.identity.fernet import ROTATE_S, rotate_keys
 from trilith.image import images
 from trilith.kernel import notices
@@ -38,6 +38,7 @@ SWEEPS: tuple[Callable[[Tx], None], ...] = (
     images.sweep,
     volumes.sweep,
     server_wants.sweep,
+    scheduler.sweep,
     takeovers.forget_old,
     forget_commits,
 )

@@ -97,7 +97,7 @@ def set_maintenance(tx: Tx, name: str, on: bool) -> str:
     row = _row(tx, name)
     changes: Doc = {"maintenance": on, "disabled": on, "disabled_reason": MAINTENANCE if on else None}
     takeovers.change_host(tx, row, **changes)
-    count = usage(tx).get(name, {}).get("servers", 0)
+    count = usage(tx, hosts=[name]).get(name, {}).get("servers", 0)
     if on:
         return f"{name} gets no new machines, and is not taken over when it is off. It has {count} machines."
     return f"{name} gets machines again."

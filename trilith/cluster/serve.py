@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 THREADS = 8  # requests that one API worker serves at a time
 KILL_WORKER_S = 2
+GARBAGE = (50_000, 20, 20)  # a list of 1,000 rows makes 30,000 objects and no cycle: looking for some took a third
 
 
 def supervisor(state: State) -> None:
@@ -35,6 +36,7 @@ def api(state: State) -> None:
     _in_fork(lambda: _entry(settings, "bootstrap", "bootstrap")(state, settings))
     gc.collect()
     gc.freeze()  # what is here now stays shared between the workers
+    gc.set_threshold(*GARBAGE)
     server = Server(
         f"{settings.program}.api:app",
         address=settings.listen,

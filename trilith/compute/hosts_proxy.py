@@ -41,7 +41,7 @@ def show_host(ctx: Ctx) -> Row:
     """What it has, what is used, and by which project."""
     host = _host(ctx)
     has = host["inventory"]
-    used = usage(ctx.tx).get(host["name"], {})
+    used = usage(ctx.tx, hosts=[host["name"]]).get(host["name"], {})
     amounts = [("(total)", has), ("(used_now)", used), ("(used_max)", used)]
     query = sa.select(SERVER.c.project_id, SERVER.c.claim).where(
         SERVER.c.host == host["name"], SERVER.c.deleted_at.is_(None)

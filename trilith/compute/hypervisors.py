@@ -157,7 +157,7 @@ def _host(ctx: Ctx) -> Row:
 @COMPUTE.route("GET", "/os-hypervisors/{hypervisor_id}", "admin")
 def show(ctx: Ctx) -> Row:
     host = _host(ctx)
-    view = _detailed(ctx, host, usage(ctx.tx).get(host["name"], {}))
+    view = _detailed(ctx, host, usage(ctx.tx, hosts=[host["name"]]).get(host["name"], {}))
     if ctx.at >= UUIDS_SINCE and Flag().from_query(ctx.one("with_servers") or "false", "with_servers"):
         _with_servers(ctx, [view])
     return {"hypervisor": view}

@@ -40,7 +40,7 @@ def show_addresses(ctx: Ctx, row: Row) -> Row:
 
 
 def _plain(ctx: Ctx, row: Row) -> Row:
-    from trilith.network.ports import addresses
+    from trilith.network.addresses import addresses
 
     found = addresses(ctx.tx, [row["id"]]).get(row["id"], {})
     return {name: [{"version": a["version"], "addr": a["addr"]} for a in each] for name, each in found.items()}

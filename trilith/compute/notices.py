@@ -86,7 +86,7 @@ def _usage(row: Row) -> Row:
 
 
 def _fixed_ips(tx: Tx, server_id: str) -> list[Row]:
-    from trilith.network.ports import addresses
+    from trilith.network.addresses import addresses
 
     names = "address=addr version vif_mac=OS-EXT-IPS-MAC:mac_addr type=OS-EXT-IPS:type"
     found = addresses(tx, [server_id])[server_id].items()

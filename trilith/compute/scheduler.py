@@ -1,11 +1,15 @@
 """Chooses a host for a server and claims it, in the transaction that makes the server.
 
-A host's use is the sum over its servers, never stored. Filters are functions of a host; the hosts that pass all are
-weighed: soft rules of server groups first, then where the server's volumes are, then free memory.
+A host's use is the sum over its servers' claims, kept beside them (`placement.loads`). Filters are functions of a host;
+the hosts that pass all are weighed: soft rules of server groups first, then where the server's volumes are, then free
+memory. Hosts are looked at in the order of their free memory, so that one of ten thousand is found as fast as one of
+ten; only when none fits all are asked, to say why.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,13 +17,19 @@ import sqlalchemy as sa
 from trilith.compute.aggregates import AGGREGATE, zone_of
 from trilith.compute.takeovers import reserve_hosts
 from trilith.kernel.errors import Fault
-from trilith.kernel.store import METADATA, Stale, Tx
+from trilith.kernel.statements import kept
+from trilith.kernel.store import METADATA, Condition, Stale, Tx
+from trilith.placement import loads
 from trilith.placement.hosts import HOST, heard, is_up
+from trilith.placement.loads import LOADS
 
+log = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 OVERCOMMIT = {"vcpus": 4.0, "ram": 1.0, "disk": 1.0}  # of a host that does not say
 NO_HOST = "No valid host was found. "
+FIRST_LOOKED_AT = 8  # hosts; then four times as many
+RECOUNTED_AT_ONCE = 10
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class Ask:
 class World:
     """What the filters look at: read once for one decision."""
 
-    used: dict[str, Row]
+    used: dict[str, Row]  # of the hosts that are looked at
     aggregates: list[Row]
     where: dict[str, str]  # server id -> host, of servers that hints name
     members: dict[str, int]  # host -> servers of the group
@@ -71,30 +81,154 @@ def servers_table() -> sa.Table:
     return METADATA.tables["compute_servers"]
 
 
-def usage(tx: Tx, server_id: str | None = None) -> dict[str, Row]:
-    """Claimed amounts by host; `server_id` is not counted. A server that moves counts on both of its hosts."""
+def claims_of(row: Row) -> list[tuple[str, loads.Sums]]:
+    """What a server's row claims, by host: a server that moves counts on both of its hosts."""
+    if row["deleted_at"] is not None or row["host"] is None:
+        return []
+    found = [(row["host"], row["claim"], 1)]
+    if row["peer"] is not None:
+        found.append((row["peer"], row["peer_claim"], 0))
+    return [
+        (host, {name: (claimed or {}).get(name, 0) for name in loads.AMOUNTS} | {"servers": servers, "claims": 1})
+        for host, claimed, servers in found
+    ]
+
+
+def usage(tx: Tx, server_id: str | None = None, hosts: Iterable[str] | None = None) -> dict[str, Row]:
+    """Claimed amounts by host, of all or of these; `server_id` is not counted."""
+    found = loads.loads(tx, hosts)
+    for host, amounts in _own_claims(tx, server_id):
+        if host in found:
+            found[host] = {name: found[host][name] - amounts[name] for name in loads.COUNTED}
+    return {host: sums for host, sums in found.items() if sums["claims"] > 0}
+
+
+def _claims(tx: Tx, *where: Condition) -> list[tuple[str, loads.Sums]]:
     c = servers_table().c
-    query = sa.select(c.id, c.host, c.claim, c.peer, c.peer_claim).where(c.deleted_at.is_(None), c.host.is_not(None))
-    found: dict[str, Row] = {}
-    for row in tx.select(query):
-        if row["id"] == server_id:
-            continue
-        claims = [(row["host"], row["claim"], 1)]
-        if row["peer"] is not None:
-            claims.append((row["peer"], row["peer_claim"], 0))
-        for host, claimed, servers in claims:
-            own = found.setdefault(host, {"vcpus": 0, "ram_mib": 0, "disk_gib": 0, "servers": 0})
-            own["servers"] += servers
-            for name in ("vcpus", "ram_mib", "disk_gib"):
-                own[name] += (claimed or {}).get(name, 0)
-    return found
+    query = sa.select(c.host, c.claim, c.peer, c.peer_claim, c.deleted_at).where(c.deleted_at.is_(None), *where)
+    return [claim for row in tx.select(query) for claim in claims_of(row)]
+
+
+def _own_claims(tx: Tx, server_id: str | None) -> list[tuple[str, loads.Sums]]:
+    return [] if server_id is None else _claims(tx, servers_table().c.id == server_id)
+
+
+def recount(tx: Tx, host: Row) -> bool:
+    """Makes the sums of a host anew from its servers; whether they were wrong."""
+    c, name = servers_table().c, host["name"]
+    claims = _claims(tx, sa.or_(c.host == name, c.peer == name))
+    return loads.recount(tx, host, [amounts for of, amounts in claims if of == name])
+
+
+_recounted = ""  # the last host whose sums this process has looked at
+
+
+def sweep(tx: Tx) -> None:
+    """Looks whether the sums of a few hosts are right; at each call the next ones."""
+    global _recounted
+    query = HOST.table.select().where(HOST.c.name > _recounted).order_by(HOST.c.name).limit(RECOUNTED_AT_ONCE)
+    hosts = tx.select(query)
+    for host in hosts:
+        if recount(tx, host):
+            log.warning("the sums of host %s were not those of its servers: counted anew", host["name"])
+    _recounted = hosts[-1]["name"] if len(hosts) == RECOUNTED_AT_ONCE else ""
 
 
 def place(tx: Tx, ask: Ask) -> Row:
     """The host to use. Raises no_capacity when none fits, invalid when the asked zone or host does not exist,
     unavailable just after an outage (see `heard`)."""
-    hosts = heard(tx, "compute")
+    found = _best(tx, ask)
+    return found if found is not None else _among_all(tx, ask)
+
+
+def _best(tx: Tx, ask: Ask) -> Row | None:
+    """The host that weighs most of those that fit; None where none does.
+
+    Hosts that something sets apart (members of the group, volumes, a claim of the server's own) are weighed each. Of
+    all others the first that fits, in the order of free memory, weighs most.
+    """
     world = _world(tx, ask)
+    reserve = 0 if ask.takeover else reserve_hosts(tx)
+    if reserve:
+        if ask.server_id is not None:  # whether its host is empty without it, the sums do not tell
+            return None
+        world.reserved = _emptiest(tx, world, reserve)
+    apart = set(ask.near) | world.members.keys() | {host for host, _ in _own_claims(tx, ask.server_id)}
+    only = _only(ask, world)
+    fit = _fitting(tx, _named(tx, apart if only is None else only), ask, world)
+    if only is None:
+        others = [HOST.c.name.not_in(apart)] if apart else []
+        storage = sa.cast(HOST.c.roles, sa.Text).contains('"storage"')
+        first = _first(tx, ask, world, *others, storage) if ask.makes_volumes and not ask.near else None
+        fit += [host for host in (first or _first(tx, ask, world, *others),) if host is not None]
+    return _heaviest(fit, ask, world) if fit else None
+
+
+def _only(ask: Ask, world: World) -> set[str] | None:
+    """The hosts that a request leaves to choose from, where it names them."""
+    if ask.host is not None:
+        return {ask.host}
+    if wanted := _listed(ask.hints.get("same_host")):
+        return {world.where[server] for server in wanted if server in world.where}
+    if ask.group and ask.group["policy"] == "affinity" and world.members:
+        return set(world.members)
+    return None
+
+
+def _named(tx: Tx, names: set[str]) -> list[Row]:
+    return tx.rows(HOST, name=names) if names else []
+
+
+@cache
+def _ordered() -> sa.Select[Any]:
+    query = HOST.table.select().join(LOADS, LOADS.c.host == HOST.c.name)
+    query = query.order_by(LOADS.c.free_ram_mib.desc(), LOADS.c.host.desc())
+    return kept(query.limit(sa.bindparam("size")).offset(sa.bindparam("begin")))
+
+
+def _in_order(tx: Tx, *where: Condition) -> Iterator[list[Row]]:
+    """Hosts with most free memory first, a few at a time."""
+    query = _ordered().where(*where) if where else _ordered()
+    size, begin = FIRST_LOOKED_AT, 0
+    while rows := tx.select(query, size=size, begin=begin):
+        yield rows
+        begin, size = begin + size, size * 4
+
+
+def _first(tx: Tx, ask: Ask, world: World, *where: Condition) -> Row | None:
+    for hosts in _in_order(tx, *where):
+        if fit := _fitting(tx, hosts, ask, world):
+            return fit[0]
+    return None
+
+
+def _fitting(tx: Tx, hosts: list[Row], ask: Ask, world: World) -> list[Row]:
+    able = [host for host in hosts if "compute" in host["roles"] and _alive(host, ask, world)]
+    if able:
+        world.used |= usage(tx, ask.server_id, [host["name"] for host in able])
+    return [host for host in able if all(fits(host, ask, world) for fits in FILTERS.values())]
+
+
+def _emptiest(tx: Tx, world: World, amount: int) -> frozenset[str]:
+    """As `in_reserve`, for a server that has no host yet."""
+    query = HOST.table.select().join(LOADS, LOADS.c.host == HOST.c.name).where(LOADS.c.claims == 0)
+    hosts = tx.select(query.order_by(LOADS.c.free_ram_mib.desc(), LOADS.c.host))
+    return in_reserve([host for host in hosts if "compute" in host["roles"]], world, amount)
+
+
+def _heaviest(hosts: list[Row], ask: Ask, world: World) -> Row:
+    return max(hosts, key=lambda host: (*(weigh(host, ask, world) for weigh in WEIGHTS), host["name"]))
+
+
+def _among_all(tx: Tx, ask: Ask) -> Row:
+    """The same, one filter after the other over every host, so that the last one tells why none is left."""
+    hosts = heard(tx, "compute")
+    counted = {row["host"] for row in tx.select(sa.select(LOADS.c.host))}
+    for host in hosts:
+        if host["name"] not in counted:
+            recount(tx, host)
+    world = _world(tx, ask)
+    world.used = usage(tx, ask.server_id)
     if not ask.takeover:
         world.reserved = in_reserve(hosts, world, reserve_hosts(tx))
     if ask.host is not None and not any(host["name"] == ask.host for host in hosts):
@@ -105,7 +239,7 @@ def place(tx: Tx, ask: Ask) -> Row:
         hosts = [host for host in hosts if fits(host, ask, world)]
         if not hosts:
             raise Fault("no_capacity", f"{NO_HOST}There are not enough hosts available (left out by: {name}).")
-    return max(hosts, key=lambda host: (*(weigh(host, ask, world) for weigh in WEIGHTS), host["name"]))
+    return _heaviest(hosts, ask, world)
 
 
 def claim(tx: Tx, host: Row) -> None:
@@ -138,7 +272,7 @@ def _world(tx: Tx, ask: Ask) -> World:
         if ask.server_id is not None:
             query = query.where(c.id != ask.server_id)
         members = {row["host"]: row["n"] for row in tx.select(query.group_by(c.host))}
-    return World(usage(tx, ask.server_id), tx.rows(AGGREGATE), where, members, tx.now_s())
+    return World({}, tx.rows(AGGREGATE), where, members, tx.now_s())
 
 
 def _listed(value: Any) -> list[str]:

@@ -311,7 +311,7 @@ def root_gib(row: Row) -> int | None:
 def sweep_moves(tx: Tx) -> None:
     """Ends the moves that are overdue, or that have lost a host."""
     moment = now()
-    for row in tx.rows(SERVER, SERVER.c.peer.is_not(None), deleted_at=None):
+    for row in tx.rows(SERVER, SERVER.c.peer > "", deleted_at=None):  # by the index, which IS NOT NULL is not
         phase = row["move"]["phase"]
         if phase == "kept":
             continue

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import sqlalchemy as sa
+
 from trilith.compute.views import links
 from trilith.kernel.declare import Field, computed
 from trilith.kernel.request import Ctx
@@ -18,20 +20,24 @@ def expand(ctx: Ctx, rows: list[Row]) -> None:
     single = "id" in ctx.path
     if not single and not ctx.url_path.endswith("/detail"):
         return
-    from trilith.network.ports import addresses, ports_of
-    from trilith.network.security_groups import SECURITY_GROUP
+    from trilith.network import addresses
 
     ids = [row["id"] for row in rows]
-    found, ports = addresses(ctx.tx, ids), ports_of(ctx.tx, ids)
-    wanted = {group for port in ports for group in port["security_groups"] or []}
-    names = {g["id"]: g["name"] for g in ctx.tx.rows(SECURITY_GROUP, id=wanted)} if wanted else {}
-    hosts = {h["name"]: h for h in ctx.tx.rows(HOST, name={r["host"] for r in rows if r["host"]})}
+    ports = addresses.cards(ctx.tx, ids)
+    found, groups = addresses.addresses(ctx.tx, ids, ports), addresses.groups(ctx.tx, ports)
+    hosts = _hosts(ctx, rows) if ctx.who.is_admin else {}
     for row in rows:
         row["_single"] = single
-        row["_addresses"] = found.get(row["id"], {})
-        of_server = [port for port in ports if port["machine_id"] == row["id"]]
-        row["_groups"] = [{"name": names[g]} for port in of_server for g in port["security_groups"] or [] if g in names]
+        row["_addresses"] = found[row["id"]]
+        row["_groups"] = [{"name": name} for name in groups.get(row["id"], ())]
         row["_host"] = hosts.get(row["host"] or "")
+
+
+def _hosts(ctx: Ctx, rows: list[Row]) -> dict[str, Row]:
+    """For administrators, who alone see how hosts are."""
+    columns = [HOST.c[name] for name in ("name", "seen_at_s", "forced_down", "disabled")]
+    wanted = HOST.c.name.in_({row["host"] for row in rows if row["host"]})
+    return {host["name"]: host for host in ctx.tx.select(sa.select(*columns).where(wanted))}
 
 
 def config_drive(row: Row, ctx: Ctx) -> str:

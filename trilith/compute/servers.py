@@ -6,6 +6,7 @@ status is computed from both (`server_status`). `wanted` counts the changes of w
 
 import secrets
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +15,7 @@ from trilith.compute import server_views as views
 from trilith.compute.flavors import FLAVOR, embedded, find_flavor
 from trilith.compute.instance_actions import record
 from trilith.compute.keypairs import find_keypair
-from trilith.compute.scheduler import Ask, claim, place
+from trilith.compute.scheduler import Ask, claim, claims_of, place
 from trilith.compute.server_disks import Layout, lay_out, make_disks
 from trilith.compute.server_filters import FILTERS, shows_all, shows_deleted, sorting
 from trilith.compute.server_groups import find_group
@@ -44,8 +45,10 @@ from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Either, Flag, ListOf, Member, Object, Text, Whole, now
 from trilith.kernel.paging import fetch
 from trilith.kernel.request import Ctx, Reply
+from trilith.kernel.statements import fixed
 from trilith.kernel.store import Tx
 from trilith.kernel.versions import v
+from trilith.placement import loads
 from trilith.placement.hosts import topic
 
 Row = dict[str, Any]
@@ -57,14 +60,25 @@ SHORT_FORM = (
     "server_groups"
 )
 
+# what no view needs
+NOT_LISTED = "key_data claim admin_password old_flavor move peer_claim peer_seen shelve seen nics snapshots"
+
 
 def _scope(ctx: Ctx) -> sa.ColumnElement[bool] | None:
     """One's project's; deleted ones only where a list asks for them; administrators' lists hold all when they ask."""
     listing = ctx.url_path.endswith(("/servers", "/servers/detail"))
-    found: list[Any] = [sa.true()] if listing and shows_deleted(ctx) else [SERVER.c.deleted_at.is_(None)]
-    if not ctx.who.is_admin or (listing and not shows_all(ctx)):
-        found.append(SERVER.c.project_id == ctx.who.project_id)
-    return sa.and_(*found)
+    deleted_too = listing and shows_deleted(ctx)
+    if ctx.who.is_admin and not (listing and not shows_all(ctx)):
+        return _seen(deleted_too, own=False)
+    if ctx.who.project_id is None:
+        return sa.and_(_seen(deleted_too, own=False), SERVER.c.project_id.is_(None))
+    return _seen(deleted_too, own=True)
+
+
+@cache
+def _seen(deleted_too: bool, own: bool) -> sa.ColumnElement[bool]:
+    here = sa.true() if deleted_too else SERVER.c.deleted_at.is_(None)
+    return fixed(sa.and_(here, SERVER.c.project_id == sa.bindparam("who_project_id")) if own else here)
 
 
 def live(tx: Tx, project_id: str, *what: Any) -> int:
@@ -161,7 +175,7 @@ SERVER = Noun(
         # what is wanted and seen, beyond what is shown
         hostname=text(255, FQDN, 2, create="optional", update=True, hidden=True, since=v("2.90")),
         user_data=Field(kind=USER_DATA, create="optional", null=True, hidden=True),
-        number=whole(hidden=True),
+        number=whole(hidden=True, index=True),
         image_id=text(64, hidden=True),
         image_properties=json(default=dict, hidden=True),
         flavor_id=text(255, hidden=True, index=True),
@@ -191,7 +205,7 @@ SERVER = Noun(
         shelve=json(hidden=True),  # see `server_shelving`
         server_group_id=text(64, hidden=True, index=True),
         deleting=flag(default=False, hidden=True),
-        deleted_at=time(hidden=True, index=True),
+        deleted_at=time(hidden=True),  # an index of its own would look right for every question, and is for none
         failed=flag(default=False, hidden=True),
         seen=json(hidden=True),
     ),
@@ -205,8 +219,11 @@ SERVER = Noun(
     wakes=lambda row: tuple(topic(host) for host in (row["host"], row["peer"]) if host),
     filters=FILTERS,
     beside=("os:scheduler_hints", "OS-SCH-HNT:scheduler_hints"),
+    hidden_in_lists=NOT_LISTED.split(),
+    indexes=(("project_id", "deleted_at", "created_at", "id"), ("created_at", "id")),
     type_name="Instance",
 )
+SERVER.follows.append(loads.follow(claims_of))
 COMPUTE.quota("cores", 20, lambda tx, project_id: live(tx, project_id, SERVER.c.vcpus))
 COMPUTE.quota("ram", 51200, lambda tx, project_id: live(tx, project_id, SERVER.c.ram_mib))
 COMPUTE.quota("metadata_items", 128, lambda tx, project_id: 0)

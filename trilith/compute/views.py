@@ -1,6 +1,7 @@
 """Links and times as compute writes them."""
 
 import hashlib
+from functools import lru_cache
 from typing import Any
 
 from trilith.kernel.request import Ctx
@@ -22,6 +23,7 @@ def seconds(moment: str | None) -> str | None:
     return f"{moment[:19]}Z" if moment else None
 
 
+@lru_cache(maxsize=16_384)
 def host_id(project_id: str, host: str | None) -> str:
     """A host's name that tells a project's own servers apart, and says nothing to others; "" without a host."""
     return hashlib.sha224(f"{project_id}{host}".encode()).hexdigest() if host else ""

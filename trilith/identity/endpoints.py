@@ -8,12 +8,14 @@ from urllib.parse import urlsplit
 
 from trilith.identity import rules
 from trilith.identity.regions import REGION
+from trilith.identity.remembered import remembered
 from trilith.identity.services import SERVICE
 from trilith.identity.versions import IDENTITY, IdentityNoun
 from trilith.kernel.declare import Field, choice, computed, text
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Flag, Json
 from trilith.kernel.request import Ctx
+from trilith.kernel.store import Tx
 
 Row = dict[str, Any]
 BASE = "$(base)s"
@@ -83,8 +85,11 @@ def _own(url: str, ctx: Ctx) -> str:
 
 def catalog(ctx: Ctx, user_id: str, project_id: str | None) -> list[Row]:
     """The catalogue as a token shows it. Endpoints that name a project are left out where there is none."""
-    tx = ctx.tx
     values = {**_bases(ctx), "user_id": user_id, "project_id": project_id, "tenant_id": project_id}
+    return remembered(ctx.tx, ("catalog", *values.values()), lambda: _catalog(ctx.tx, values))
+
+
+def _catalog(tx: Tx, values: dict[str, str | None]) -> list[Row]:
     found = {}
     for row in tx.rows(SERVICE, SERVICE.c.enabled):
         found[row["id"]] = {"endpoints": [], "id": row["id"], "type": row["type"], "name": row["name"] or ""}

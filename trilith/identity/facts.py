@@ -1,4 +1,5 @@
-"""What SQL says, now, about somebody in a scope: enabled or not, which roles. Two indexed queries a token."""
+"""What SQL says, now, about somebody in a scope: enabled or not, which roles. Two indexed queries a token, and none as
+long as nothing in identity has changed (see `remembered`)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from trilith.identity.domains import DOMAIN
 from trilith.identity.projects import PROJECT
 from trilith.identity.relations import ASSIGNMENT, IMPLICATION, MEMBERSHIP, REVOKED, SYSTEM
+from trilith.identity.remembered import remembered
 from trilith.identity.roles import GLOBAL, ROLE
 from trilith.identity.users import USER
 from trilith.kernel.store import Tx
@@ -39,6 +41,10 @@ class Facts:
 
 def facts(tx: Tx, user_id: str, scope: Scope, audit_id: str = "") -> Facts | None:
     """None where the user, the scope, or a domain of theirs is disabled or does not exist, or the token is revoked."""
+    return remembered(tx, (user_id, scope, audit_id), lambda: _facts(tx, user_id, scope, audit_id))
+
+
+def _facts(tx: Tx, user_id: str, scope: Scope, audit_id: str) -> Facts | None:
     values = {"user": user_id, "scope": scope.id, "audit": audit_id}
     row = tx.connection.execute(_people(scope.kind), values).mappings().first()
     if row is None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from trilith.identity.remembered import STAMPED
 from trilith.kernel.store import METADATA, Tx
 
 SYSTEM = "system"  # the target of a role on the whole system
@@ -14,7 +15,7 @@ def _id(name: str, index: bool = False) -> sa.Column[str]:
     return sa.Column(name, sa.String(64), primary_key=True, index=index)
 
 
-MEMBERSHIP = sa.Table("identity_memberships", METADATA, _id("user_id"), _id("group_id", index=True))
+MEMBERSHIP = sa.Table("identity_memberships", METADATA, _id("user_id"), _id("group_id", index=True), info=STAMPED)
 
 ASSIGNMENT = sa.Table(
     "identity_role_assignments",
@@ -25,13 +26,20 @@ ASSIGNMENT = sa.Table(
     sa.Column("inherited", sa.Boolean(), primary_key=True),  # meant for the projects below the target
     sa.Column("actor", sa.String(8), nullable=False),  # user | group
     sa.Column("target", sa.String(8), nullable=False),  # project | domain | system
+    info=STAMPED,
 )
 
-IMPLICATION = sa.Table("identity_role_implications", METADATA, _id("prior_role_id"), _id("implied_role_id"))
+IMPLICATION = sa.Table(
+    "identity_role_implications", METADATA, _id("prior_role_id"), _id("implied_role_id"), info=STAMPED
+)
 
 
 REVOKED = sa.Table(
-    "identity_revoked_tokens", METADATA, _id("audit_id"), sa.Column("expires_us", sa.BigInteger(), index=True)
+    "identity_revoked_tokens",
+    METADATA,
+    _id("audit_id"),
+    sa.Column("expires_us", sa.BigInteger(), index=True),
+    info=STAMPED,
 )
 
 

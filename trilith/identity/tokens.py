@@ -18,6 +18,7 @@ from trilith.identity.facts import Facts, Scope, domains_of, facts, has_system_r
 from trilith.identity.fernet import Keys, Letter
 from trilith.identity.groups import listed
 from trilith.identity.projects import PROJECT
+from trilith.identity.remembered import remembered
 from trilith.identity.users import USER, unauthorized
 from trilith.identity.versions import IDENTITY, list_links
 from trilith.kernel.errors import Fault
@@ -115,10 +116,12 @@ def session_of(tx: Tx, letter: Letter, known: Facts) -> Session | None:
     """None where there is a scope but no role in it, or the application credential has gone."""
     roles, credential = known.roles, None
     if letter.application_credential_id:
-        credential = tx.one(APPLICATION_CREDENTIAL, id=letter.application_credential_id)
+        key = letter.application_credential_id
+        credential = remembered(tx, ("credential", key), lambda: tx.one(APPLICATION_CREDENTIAL, id=key))
         if credential is None or is_expired(credential):
             return None
-        lent = {role["id"] for role in implied_roles(tx, credential["roles"])}
+        implied = remembered(tx, ("implied", key), lambda: implied_roles(tx, credential["roles"]))
+        lent = {role["id"] for role in implied}
         roles = tuple(role for role in roles if role["id"] in lent)
     if letter.scope != "none" and not roles:
         return None

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from trilith.identity.remembered import STAMPED
 from trilith.kernel.declare import Noun, Service
 from trilith.kernel.errors import Fault
 from trilith.kernel.paging import Condition
@@ -31,6 +32,10 @@ class KeystoneWire(IdentityWire):
 
 class IdentityNoun(Noun):
     """A noun that fails in identity's words."""
+
+    def __init__(self, *declared: Any, **more: Any) -> None:
+        super().__init__(*declared, **more)
+        self.table.info.update(STAMPED)
 
     def missing(self, key: str) -> Fault:
         return Fault("missing", f"Could not find {self.name.replace('_', ' ')}: {key}.")

@@ -143,7 +143,7 @@ def receive(ctx: Ctx, image: Row, token: str) -> None:
 
 def _taken(ctx: Ctx, phase: str) -> Row:
     def work(tx: Tx) -> Row:
-        ctx._tx = tx
+        ctx.enter(tx)
         row = ctx.find(IMAGE, ctx.path["id"])
         if not ctx.may("image_owner", row):
             raise forbidden("image:images:upload")
@@ -193,7 +193,7 @@ def _staged(tx: Tx, image_id: str, token: str, stored: Received) -> None:
 @IMAGE.route("GET", "/{id}/file", "anyone", stream=True)
 def download(ctx: Ctx) -> Reply:
     def find(tx: Tx) -> Row:
-        ctx._tx = tx
+        ctx.enter(tx)
         return ctx.find(IMAGE, ctx.path["id"])
 
     row = ctx.store.read(find)

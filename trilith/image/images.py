@@ -9,6 +9,7 @@ the cloud gives as
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -21,12 +22,14 @@ from trilith.kernel.kinds import Bad, Id, ListOf, Text, now
 from trilith.kernel.policy import Row as PolicyRow
 from trilith.kernel.policy import rule
 from trilith.kernel.request import Ctx, Reply
+from trilith.kernel.statements import fixed
 from trilith.kernel.store import METADATA, Condition, Tx
 from trilith.kernel.versions import OLDEST
 
 Row = dict[str, Any]
 DISK_FORMATS = ("raw", "qcow2", "vhd", "vhdx", "vmdk", "vdi", "iso", "ploop", "ami", "ari", "aki", "gpt")
 CONTAINER_FORMATS = ("bare", "ovf", "ova", "ami", "ari", "aki", "docker", "compressed")
+ANSWERS = ("accepted", "pending", "rejected")  # of a project that an image is shared with
 BUSY_S = 60.0  # a stream that shows no sign of life for so long is dead
 
 MEMBERS = sa.Table(
@@ -45,19 +48,35 @@ def _image_owner(who: Any, row: PolicyRow | None) -> bool:
     return who.is_admin or ("member" in who.roles and (row is None or row["project_id"] == who.project_id))
 
 
-def _member_of(ctx: Ctx, *statuses: str) -> Condition:
-    mine = sa.select(MEMBERS.c.image_id).where(MEMBERS.c.member_id == ctx.who.project_id)
-    if statuses:
-        mine = mine.where(MEMBERS.c.status.in_(statuses))
-    return sa.and_(IMAGE.c.visibility == "shared", IMAGE.c.id.in_(mine))
+def _open_to(project_id: Any, visibilities: tuple[str, ...], statuses: tuple[str, ...]) -> Condition:
+    """A project's own images, those of these visibilities, and those shared with it that it said so of."""
+    shared = sa.select(MEMBERS.c.image_id).where(MEMBERS.c.member_id == project_id, MEMBERS.c.status.in_(statuses))
+    mine = IMAGE.c.project_id == project_id
+    member = sa.and_(IMAGE.c.visibility == "shared", IMAGE.c.id.in_(shared))
+    return sa.or_(mine, IMAGE.c.visibility.in_(visibilities), member)
+
+
+@cache
+def _fixed_open(visibilities: tuple[str, ...], statuses: tuple[str, ...]) -> Condition:
+    return fixed(_open_to(sa.bindparam("who_project_id"), visibilities, statuses))
+
+
+def _open(ctx: Ctx, visibilities: tuple[str, ...], statuses: tuple[str, ...] = ANSWERS) -> Condition:
+    if ctx.who.project_id is None:
+        return _open_to(None, visibilities, statuses)
+    return _fixed_open(visibilities, statuses)
+
+
+@cache
+def _hidden(hidden: bool) -> Condition:
+    return fixed(IMAGE.c.os_hidden == hidden)
 
 
 def visible(ctx: Ctx) -> Condition | None:
     """What a caller may open by id: its own, public, community, and shared with its project."""
     if ctx.who.is_admin:
         return None
-    mine = IMAGE.c.project_id == ctx.who.project_id
-    return sa.or_(mine, IMAGE.c.visibility.in_(["public", "community"]), _member_of(ctx))
+    return _open(ctx, ("public", "community"))
 
 
 def stamp(column: str) -> Callable[[Row, Ctx], str]:
@@ -206,18 +225,15 @@ def _listed(ctx: Ctx) -> list[Condition]:
     found: list[Condition] = []
     asked = ctx.one("visibility")
     status = ctx.one("member_status", "accepted")
-    if status not in ("accepted", "pending", "rejected", "all"):
+    if status not in (*ANSWERS, "all"):
         raise Fault("invalid", f"Invalid status: {status}")
     if not ctx.who.is_admin:
-        statuses = ("accepted", "pending", "rejected") if status == "all" else (str(status),)
-        mine = IMAGE.c.project_id == ctx.who.project_id
-        shared = _member_of(ctx, *statuses)
-        open_ = ["public", "community"] if asked in ("community", "all") else ["public"]
-        found.append(sa.or_(mine, IMAGE.c.visibility.in_(open_), shared))
+        open_ = ("public", "community") if asked in ("community", "all") else ("public",)
+        found.append(_open(ctx, open_, ANSWERS if status == "all" else (str(status),)))
     hidden = ctx.one("os_hidden", "false")
     if str(hidden).lower() not in ("true", "false"):
         raise Fault("invalid", f"Invalid value '{hidden}' for 'os_hidden': it must be true or false.")
-    found.append(IMAGE.c.os_hidden == (str(hidden).lower() == "true"))
+    found.append(_hidden(str(hidden).lower() == "true"))
     return found
 
 

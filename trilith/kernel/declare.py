@@ -12,18 +12,22 @@ function in the noun's file, registered on the noun: ``@SERVER.on("create")``.
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Bad, Choice, Flag, Id, Json, Kind, ListOf, Text, Time, Whole
+from trilith.kernel.policy import settled
+from trilith.kernel.statements import mine
 from trilith.kernel.store import METADATA, missing
 from trilith.kernel.versions import NEWEST, OLDEST, Stepped, Version, VersionRange
 
 if TYPE_CHECKING:
     from trilith.kernel.notices import Notices
     from trilith.kernel.request import Ctx
+    from trilith.kernel.store import Tx
     from trilith.kernel.wire import Wire
 
 Row = dict[str, Any]
@@ -198,6 +202,38 @@ class Service:
 SERVICES: list[Service] = []
 
 
+class Shape:
+    """How a noun's rows are shown at one version to callers with the same rights: plain columns at once, in the order
+    of the declaration, then what is computed. `sees`: what each rule says of the caller (see `policy.settled`)."""
+
+    def __init__(self, fields: Sequence[tuple[str, str, Field]], sees: Mapping[str, bool | None], extra: bool) -> None:
+        shown = [entry for entry in fields if not entry[2].see or sees[entry[2].see] is not False]
+        plain = [item.show is None and item.stored and not item.optional_in_view for _, _, item in shown]
+        self.labels = tuple(label for _, label, _ in shown)
+        self.columns = tuple(name if is_plain else "id" for (name, _, _), is_plain in zip(shown, plain, strict=True))
+        self.computed = [
+            (label, item.show or _column(name), item.optional_in_view, "" if sees.get(item.see) else item.see)
+            for (name, label, item), is_plain in zip(shown, plain, strict=True)
+            if not is_plain or (item.see and not sees[item.see])
+        ]
+        self.values = itemgetter(*self.columns, "id")
+        self.extra = extra
+
+    def view(self, row: Row, ctx: "Ctx") -> Row:
+        try:
+            values = self.values(row)
+        except KeyError:  # not a table's row
+            values = tuple(map(row.get, (*self.columns, "id")))
+        out: Row = dict(zip(self.labels, values, strict=False))
+        for label, show, optional, see in self.computed:
+            value = ABSENT if see and not ctx.may(see, row) else show(row, ctx)
+            if value is ABSENT or (value is None and optional):
+                del out[label]
+            else:
+                out[label] = value
+        return {**(row.get("extra") or {}), **out} if self.extra else out
+
+
 class Noun:
     """A resource. See the module's docstring; the arguments:
 
@@ -209,6 +245,8 @@ class Noun:
     public status) from others
     at every write. `expand(ctx, rows)` adds what views need, in bulk. `wakes(row)` names the hint topics of a write.
     `extra` takes unknown attributes, kept in one JSON column. `filters` are query keys beyond the fields' own.
+    `hidden_in_lists` are columns that views do not need: the rows of lists come without them. `indexes` are those of
+    several columns.
     """
 
     def __init__(
@@ -243,6 +281,8 @@ class Noun:
         envelope: str | None = "",
         update_method: str = "",
         beside: Sequence[str] = (),
+        hidden_in_lists: Sequence[str] = (),
+        indexes: Sequence[tuple[str, ...]] = (),
     ) -> None:
         self.service, self.name, self.path = service, name, path
         self.plural = plural or path.rsplit("/", 1)[1].removeprefix("os-").replace("-", "_")
@@ -261,9 +301,22 @@ class Noun:
         self.identity = "id"
         self.operations: dict[str, Callable[..., Any]] = {}
         self.routes: list[Route] = []
+        self.follows: list[Callable[[Tx, Row | None, Row | None], None]] = []  # called at every change of a row
+        self._sees = sorted({item.see for item in self.fields.values() if item.see})
+        self._shapes: dict[Any, Shape] = {}
+        self.statements: dict[Any, sa.Select[Any]] = {}  # see `statements`
         if not isinstance(table, sa.Table):  # else: the same rows under another path
             table = self._make_table(table or f"{service.name}_{self.plural}")
+            for names in indexes:
+                sa.Index(f"ix_{table.name}_{'_'.join(names)}", *(table.c[name] for name in names))
         self.table: sa.Table = table
+        this, unchanged = (
+            table.c["id"] == sa.bindparam("at_identity"),
+            table.c.generation == sa.bindparam("at_generation"),
+        )
+        self.inserts, self.updates = table.insert(), table.update().where(this, unchanged)
+        self.deletes = table.delete().where(this)
+        self.listed = sa.select(*(column for column in self.table.c if column.name not in hidden_in_lists))
         if quota:
             service.quotas[quota.name] = quota
         service.nouns.append(self)
@@ -335,8 +388,7 @@ class Noun:
             return self.custom_scope(ctx)
         if self.owner is None or ctx.who.is_admin:
             return None
-        owner = ctx.who.user_id if self.owner == "user_id" else ctx.who.project_id
-        return self.c[self.owner] == owner  # type: ignore[no-any-return]
+        return mine(self.c[self.owner], "user_id" if self.owner == "user_id" else "project_id", ctx.who)
 
     def missing(self, key: str) -> Fault:
         fault = missing(self.name, key)
@@ -357,29 +409,25 @@ class Noun:
 
     def view(self, ctx: "Ctx", row: Row, brief: bool = False) -> Row:
         """A row as JSON at the asked version. Rows that views need related rows for were given to `expand` first."""
-        out: Row = {}
-        if self.extra and not brief:
-            out.update(row.get("extra") or {})
-        for name, label, item in self._shown(ctx.at, brief):
-            if item.see and not ctx.may(item.see, row):
-                continue
-            value = item.show(row, ctx) if item.show else row.get(name)
-            if value is ABSENT or (value is None and item.optional_in_view):
-                continue
-            out[label] = value
-        return out
+        return self.views(ctx, [row], brief)[0]
+
+    def views(self, ctx: "Ctx", rows: Iterable[Row], brief: bool = False) -> list[Row]:
+        """The same for many."""
+        sees = [(rules, settled(rules, ctx.who)) for rules in self._sees]
+        key = (ctx.at, brief, *sees)
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = self._shapes[key] = Shape(
+                self._shown(ctx.at, brief), dict(sees), self.extra is not None and not brief
+            )
+        return [shape.view(row, ctx) for row in rows]
 
     def _shown(self, at: Version, brief: bool) -> list[tuple[str, str, Field]]:
-        cache: dict[Any, Any] = self.__dict__.setdefault("_shown_cache", {})
-        found = cache.get((at, brief))
-        if found is None:
-            found = [
-                (name, item.wire or name, item)
-                for name, item in self.fields.items()
-                if item.visible(at) and (item.brief or not brief)
-            ]
-            cache[at, brief] = found
-        return found
+        return [
+            (name, item.wire or name, item)
+            for name, item in self.fields.items()
+            if item.visible(at) and (item.brief or not brief)
+        ]
 
     def by_wire(self) -> dict[str, tuple[str, Field]]:
         cache = self.__dict__.get("_by_wire")
@@ -430,6 +478,10 @@ def accept(
             if item.stored or item.create != "no":
                 clean[name] = _default(item, ctx)
     return clean
+
+
+def _column(name: str) -> Callable[[Row, "Ctx"], Any]:
+    return lambda row, ctx: row.get(name)
 
 
 def _default(item: Field, ctx: "Ctx") -> Any:

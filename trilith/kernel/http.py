@@ -24,7 +24,7 @@ from trilith.kernel.logs import REQUEST_ID
 from trilith.kernel.paging import fetch, path_columns
 from trilith.kernel.policy import NOBODY, Principal
 from trilith.kernel.request import Ctx, Reply, forbidden
-from trilith.kernel.router import Operation, Router, split_path, variables
+from trilith.kernel.router import Operation, Router, split_path
 from trilith.kernel.store import Store, Tx
 from trilith.kernel.versions import at_version
 from trilith.kernel.wire import TITLES, PlainWire
@@ -102,22 +102,35 @@ class App:
         operations = self._route(ctx)
         public = bool(operations) and all(o.route is not None and o.route.policy == "public" for o in operations)
         streams = any(o.route is not None and o.route.stream for o in operations)
-        raw = b"" if streams else self._read(ctx)
-        if not public:
-            ctx.who = self.store.read(lambda tx: self.authenticate(tx, ctx.headers))
-            if ctx.who.may_call and not ctx.who.may_call(ctx.service.type, ctx.method, ctx.url_path):
-                raise forbidden(f"{ctx.method} {ctx.url_path}")
+        raw = None if streams else self._read(ctx)
+        if not public and not streams and not any(operation.writes(ctx.method) for operation in operations):
+            reply = self.store.read(lambda tx: self._asked(ctx, operations, raw, self._caller(ctx, tx), tx))
+        else:
+            who = NOBODY if public else self.store.read(lambda tx: self._caller(ctx, tx))
+            reply = self._asked(ctx, operations, raw, who)
+        if callable(reply.body):
+            reply.body = reply.body()
+        return reply
+
+    def _caller(self, ctx: Ctx, tx: Tx) -> Principal:
+        who = self.authenticate(tx, ctx.headers)
+        if who.may_call and not who.may_call(ctx.service.type, ctx.method, ctx.url_path):
+            raise forbidden(f"{ctx.method} {ctx.url_path}")
+        return who
+
+    def _asked(
+        self, ctx: Ctx, operations: list[Operation], raw: bytes | None, who: Principal, tx: Tx | None = None
+    ) -> Reply:
+        """From the caller to the reply; `tx` where one transaction holds both, because nothing is written."""
+        ctx.who = who
         if ctx.service.versions:
             ctx.at = ctx.service.versions.oldest
             ctx.at = ctx.service.versions.asked(ctx.headers)
         operation = self._choose(ctx, operations)
-        ctx.path |= dict(zip(variables(operation), ctx.path_values, strict=True))
-        if not streams:
+        ctx.path |= dict(zip(operation.variables, ctx.path_values, strict=True))
+        if raw is not None:
             ctx.body = self._parse(ctx, operation, raw)
-        reply = self._run(ctx, operation)
-        if callable(reply.body):
-            reply.body = reply.body()
-        return reply
+        return self._run(ctx, operation, tx)
 
     def _route(self, ctx: Ctx) -> list[Operation]:
         """The operations of this path and method; [] where there are none."""
@@ -182,16 +195,15 @@ class App:
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             raise Fault("invalid", "Malformed request body: it is not valid JSON", "HTTPBadRequest") from None
 
-    def _run(self, ctx: Ctx, operation: Operation) -> Reply:
+    def _run(self, ctx: Ctx, operation: Operation, tx: Tx | None) -> Reply:
         run = getattr(self, "_irregular" if operation.kind == "route" else f"_{operation.kind}")
         inputs = self._inputs(ctx, operation)
         route = operation.route
         if route is not None and route.stream:
             return run(ctx, operation, inputs)  # type: ignore[no-any-return]
-        write = ctx.method not in ("GET", "HEAD") if route is None or route.write is None else route.write
 
         def work(tx: Tx) -> Reply:
-            ctx._tx, ctx._ids = tx, 0
+            ctx.enter(tx)
             ctx.reply_headers = [h for h in ctx.reply_headers if h[0] == "Allow"]
             noun = operation.noun
             if noun is not None and noun.parent is not None:
@@ -199,7 +211,7 @@ class App:
                 ctx.parent = tx.get(noun.parent, ctx.path[name], noun.parent.scope(ctx))
             return run(ctx, operation, inputs)  # type: ignore[no-any-return]
 
-        return self.store.run(work, write)
+        return work(tx) if tx is not None else self.store.run(work, operation.writes(ctx.method))
 
     def _inputs(self, ctx: Ctx, operation: Operation) -> Any:
         """The body, checked against the declaration, before any transaction is open."""
@@ -233,8 +245,10 @@ class App:
         return at_version(noun.status.get(kind, ctx.service.wire.statuses[kind]), ctx.at)
 
     def _member(self, ctx: Ctx, noun: Noun) -> Row:
-        where = [noun.c[name] == ctx.path[name] for name in path_columns(noun)]
-        return ctx.tx.get(noun, ctx.path["id"], noun.scope(ctx), *where)
+        equals = {name: ctx.path[name] for name in path_columns(noun)}
+        if (row := ctx.tx.one(noun, noun.scope(ctx), **equals, **{noun.key: ctx.path["id"]})) is None:
+            raise noun.missing(ctx.path["id"])
+        return row
 
     def _list(self, ctx: Ctx, operation: Operation, inputs: Any) -> Reply:
         noun = operation.noun

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from trilith.kernel.errors import Fault
+from trilith.kernel.statements import kept, shape
 
 if TYPE_CHECKING:
     from trilith.kernel.declare import Noun
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Condition = sa.ColumnElement[bool]
+PAGE_ROWS = sa.bindparam("page_rows", type_=sa.Integer())
+MOST_KEPT = 500  # statements of a noun
 
 
 @dataclass
@@ -46,25 +49,35 @@ def fetch(ctx: "Ctx", noun: "Noun", listing: Listing) -> Page:
     where = [c for c in (noun.scope(ctx), *listing.where) if c is not None]
     for name in path_columns(noun):
         where.append(noun.c[name] == ctx.path[name])
-    query = noun.table.select().where(*where)
+    query = _query(noun, where, sort, listing.limit is not None)
     if listing.marker is not None:
-        row = ctx.tx.one(noun, noun.c[noun.key] == listing.marker, noun.scope(ctx))
+        row = ctx.tx.one(noun, noun.scope(ctx), **{noun.key: listing.marker})
         if row is None:
             raise ctx.service.wire.unknown_marker(noun, listing.marker)
         query = query.where(after(noun, sort, row))
-    for column, direction in sort:
-        ordered = _filled(noun, column)
-        query = query.order_by(ordered.asc() if direction == "asc" else ordered.desc())
-    if listing.limit is not None:
-        query = query.limit(listing.limit + 1)
     if listing.offset:
         query = query.offset(listing.offset)
-    rows = ctx.tx.select(query)
+    rows = ctx.tx.select(query, page_rows=(listing.limit or 0) + 1)
     more = listing.limit is not None and len(rows) > listing.limit
     rows = rows[: listing.limit] if listing.limit is not None else rows
     if listing.reverse:
         return Page(rows[::-1], more=listing.marker is not None, before=more)
     return Page(rows, more=more, before=listing.marker is not None)
+
+
+def _query(noun: "Noun", where: list[Condition], sort: list[tuple[str, str]], limited: bool) -> sa.Select[Any]:
+    """The list in its order; kept where its conditions are fixed."""
+    known = shape(where) if len(noun.statements) < MOST_KEPT else None  # callers choose the order
+    key = ("page", known, tuple(sort), limited)
+    query = noun.statements.get(key) if known is not None else None
+    if query is None:
+        ordered = [(_filled(noun, column), direction) for column, direction in sort]
+        order = [column.asc() if direction == "asc" else column.desc() for column, direction in ordered]
+        query = noun.listed.where(*where).order_by(*order)
+        query = query.limit(PAGE_ROWS) if limited else query
+        if known is not None:
+            noun.statements[key] = kept(query)
+    return query
 
 
 def path_columns(noun: "Noun") -> list[str]:
@@ -73,7 +86,8 @@ def path_columns(noun: "Noun") -> list[str]:
 
 
 def after(noun: "Noun", sort: Sequence[tuple[str, str]], row: Row) -> Condition:
-    """Rows behind this one in this order."""
+    """Rows behind this one in this order. What the first column must be is said once more, because no database finds
+    the place in an index by a condition with OR."""
     found: Condition = sa.false()
     for depth in range(len(sort), 0, -1):
         *same, (last, direction) = sort[:depth]
@@ -82,7 +96,7 @@ def after(noun: "Noun", sort: Sequence[tuple[str, str]], row: Row) -> Condition:
         behind = column > value if direction == "asc" else column < value
         equal = [_filled(noun, c) == (_fill(noun, c) if row[c] is None else row[c]) for c, _ in same]
         found = sa.or_(found, sa.and_(*equal, behind))
-    return found
+    return sa.and_(column >= value if direction == "asc" else column <= value, found)
 
 
 def _fill(noun: "Noun", column: str) -> Any:

@@ -63,6 +63,9 @@ RULES: dict[str, Rule] = {
 }
 
 
+WITHOUT_ROW = frozenset({"public", "anyone", "admin", "service", "host", "nobody"})  # rules that ask about the caller
+
+
 def rule(name: str) -> Callable[[Rule], Rule]:
     """Adds a service's own rule: ``@rule("owner_of_image")``."""
 
@@ -77,3 +80,9 @@ def rule(name: str) -> Callable[[Rule], Rule]:
 
 def allowed(rules: str, who: Principal, row: Row | None = None) -> bool:
     return any(RULES[name](who, row) for name in rules.split("|"))
+
+
+def settled(rules: str, who: Principal) -> bool | None:
+    """What the rules say whatever the row is; None: it depends on the row."""
+    found = [RULES[name](who, None) if name in WITHOUT_ROW else None for name in rules.split("|")]
+    return True if True in found else None if None in found else False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from trilith.kernel.errors import Fault
+from trilith.kernel.statements import kept
 from trilith.kernel.store import METADATA, Tx
 
 if TYPE_CHECKING:
@@ -23,12 +24,17 @@ LIMITS = sa.Table(
     sa.Column("hard_limit", sa.BigInteger(), nullable=False),
 )
 DEFAULT = "default"
+OF_PROJECT = kept(
+    sa.select(LIMITS).where(
+        LIMITS.c.service == sa.bindparam("service"), LIMITS.c.project_id.in_(sa.bindparam("projects", expanding=True))
+    )
+)
 
 
 def limits(tx: Tx, service: "Service", project_id: str) -> dict[str, int]:
     """Every limit of a project in this service."""
-    query = sa.select(LIMITS).where(LIMITS.c.service == service.name, LIMITS.c.project_id.in_([project_id, DEFAULT]))
-    stored = {(row["project_id"], row["resource"]): row["hard_limit"] for row in tx.select(query)}
+    found = tx.select(OF_PROJECT, service=service.name, projects=[project_id, DEFAULT])
+    stored = {(row["project_id"], row["resource"]): row["hard_limit"] for row in found}
     return {
         name: stored.get((project_id, name), stored.get((DEFAULT, name), quota.default))
         for name, quota in service.quotas.items()
@@ -40,7 +46,7 @@ def used(tx: Tx, service: "Service", project_id: str, name: str) -> int:
     if quota.count:
         return quota.count(tx, project_id)
     noun = next(noun for noun in service.nouns if noun.quota is quota)
-    return tx.count(noun, noun.c[noun.owner or "project_id"] == project_id)
+    return tx.count(noun, **{noun.owner or "project_id": project_id})
 
 
 def usage(tx: Tx, service: "Service", project_id: str) -> dict[str, int]:

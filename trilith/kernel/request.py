@@ -54,6 +54,10 @@ class Ctx:
             raise RuntimeError("a streaming operation opens its own transactions: ctx.store.run(...)")
         return self._tx
 
+    def enter(self, tx: Tx) -> None:
+        """The request goes on in this transaction (from the beginning, where it is not the first)."""
+        self._tx, self._ids, tx.who = tx, 0, {"who_project_id": self.who.project_id, "who_user_id": self.who.user_id}
+
     def new_id(self) -> str:
         """A UUID for a new row; the same one when the transaction is repeated."""
         self._ids += 1
@@ -88,7 +92,7 @@ class Ctx:
         found = list(rows)
         if noun.expand:
             noun.expand(self, found)
-        return [noun.view(self, row, brief) for row in found]
+        return noun.views(self, found, brief)
 
     def url(self, path: str) -> str:
         """An absolute URL below the service's prefix."""

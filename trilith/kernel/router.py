@@ -1,6 +1,7 @@
 """A table of paths: a dict a segment, so that a thousand routes cost what ten do."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from trilith.kernel.declare import Noun, Route, Service
@@ -22,6 +23,21 @@ class Operation:
         assert self.noun is not None
         return f"{self.noun.plural}:{self.kind}"
 
+    @cached_property
+    def variables(self) -> list[str]:
+        """The names of the path's variable parts, in order."""
+        path = self.noun.path if self.noun is not None else ""
+        if self.route is not None:
+            path += self.route.path
+        elif self.kind not in ("list", "detail", "create"):
+            path += "/{id}"
+        return [part[1:-1].removesuffix(":path") for part in split_path(path) if part.startswith("{")]
+
+    def writes(self, method: str) -> bool:
+        if self.route is None or self.route.write is None:
+            return method not in ("GET", "HEAD")
+        return self.route.write
+
 
 @dataclass
 class Node:
@@ -39,7 +55,7 @@ class Router:
         self.root = Node()
         self.prefixes: list[tuple[list[str], Service]] = []
         for service in services:
-            self.prefixes.append((_split(service.prefix), service))
+            self.prefixes.append((split_path(service.prefix), service))
             for noun in service.nouns:
                 self._add_noun(service, noun)
             for route in service.routes:
@@ -66,7 +82,7 @@ class Router:
 
     def _add(self, path: str, method: str, operation: Operation) -> None:
         node = self.root
-        for part in _split(path):
+        for part in split_path(path):
             if part.startswith("{") and part.endswith(":path}"):
                 node.rest = node.rest or Node()
                 node = node.rest
@@ -102,22 +118,8 @@ def _walk(node: Node, parts: list[str], values: list[str]) -> tuple[Node, list[s
     return None
 
 
-def _split(path: str) -> list[str]:
-    return [part for part in path.split("/") if part]
-
-
-def variables(operation: Operation) -> list[str]:
-    """The names of a path's variable parts, in order."""
-    if operation.route is not None:
-        path = (operation.noun.path if operation.noun else "") + operation.route.path
-    else:
-        assert operation.noun is not None
-        path = operation.noun.path + ("" if operation.kind in ("list", "detail", "create") else "/{id}")
-    return [part[1:-1].removesuffix(":path") for part in _split(path) if part.startswith("{")]
-
-
 def split_path(path: str) -> list[str]:
-    return _split(path)
+    return [part for part in path.split("/") if part]
 
 
 def dump(router: Router) -> list[dict[str, Any]]:

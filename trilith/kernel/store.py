@@ -11,7 +11,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from trilith.kernel import statements
 from trilith.kernel.errors import Fault, Unavailable
 from trilith.kernel.kinds import now
 from trilith.kernel.mariadb import MariaDb
@@ -43,6 +44,12 @@ WRITE_QUEUE = sa.Table(
     sa.Column("id", sa.Integer(), primary_key=True, autoincrement=False),
     sa.Column("last_tx", sa.String(32), nullable=False),
 )
+STAMPS = sa.Table(
+    "stamps",
+    METADATA,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("value", sa.String(32), nullable=False),
+)
 COMMITS = sa.Table(
     "commits",
     METADATA,
@@ -58,35 +65,50 @@ class Tx:
     def __init__(self, connection: sa.Connection, store: "Store") -> None:
         self.connection, self.store = connection, store
         self.hints: set[str] = set()
+        self.who: Row = {}  # what fixed conditions say of the caller: see `statements`
+        self._stamps: dict[str, str | None] = {}
         self.changes: dict[tuple[str, str], Change] = {}  # by table and id; kept for `Store.before_commit` only
 
     # reading
     def rows(self, noun: "Noun", *where: Condition | None, **equals: Any) -> list[Row]:
-        query = noun.table.select().where(*_conditions(noun, where, equals))
-        return [dict(row) for row in self.connection.execute(query).mappings()]
+        query, values = statements.select(noun, where, equals, "rows")
+        return self.select(query, **values)
 
-    def select(self, query: sa.Select[Any]) -> list[Row]:
-        """Any select, as a list of dicts."""
-        return [dict(row) for row in self.connection.execute(query).mappings()]
+    def select(self, query: sa.Select[Any], **values: Any) -> list[Row]:
+        """Any select, as a list of dicts; `values` of its bound parameters. See `statements.kept`."""
+        values = self.who | values
+        prepared = statements.prepared(query, self.connection.dialect)
+        if prepared is not None:
+            return prepared.rows(self.connection, values)
+        return statements.dicts(self.connection.execute(query, values))
 
     def one(self, noun: "Noun", *where: Condition | None, **equals: Any) -> Row | None:
-        query = noun.table.select().where(*_conditions(noun, where, equals)).limit(1)
-        row = self.connection.execute(query).mappings().first()
-        return dict(row) if row is not None else None
+        query, values = statements.select(noun, where, equals, "one")
+        found = self.select(query, **values)
+        return found[0] if found else None
 
     def get(self, noun: "Noun", key: str | None, *where: Condition | None) -> Row:
         """The row of this key, or `Fault("missing")` in the noun's own words."""
-        row = self.one(noun, noun.table.c[noun.key] == key, *where) if key is not None else None
+        row = self.one(noun, *where, **{noun.key: key}) if key is not None else None
         if row is None:
             raise noun.missing(str(key))
         return row
 
     def count(self, noun: "Noun", *where: Condition | None, **equals: Any) -> int:
-        query = sa.select(sa.func.count()).select_from(noun.table).where(*_conditions(noun, where, equals))
-        return int(self.connection.execute(query).scalar_one())
+        query, values = statements.select(noun, where, equals, "count")
+        return int(self.scalar(query, **values))
 
-    def scalar(self, query: sa.Select[Any]) -> Any:
-        return self.connection.execute(query).scalar()
+    def scalar(self, query: sa.Select[Any], **values: Any) -> Any:
+        found = self.select(query, **values)
+        return next(iter(found[0].values())) if found else None
+
+    def stamp(self, name: str) -> str | None:
+        """What is another after each change of a table that was declared with ``info={"stamp": name}``, and never what
+        it once was; None in a transaction that itself has changed one. "" before the first."""
+        if name not in self._stamps:
+            found = self.connection.exec_driver_sql(f"SELECT value FROM stamps WHERE name = '{name}'").scalar()
+            self._stamps[name] = found or ""
+        return self._stamps[name]
 
     @property
     def is_sqlite(self) -> bool:
@@ -105,7 +127,7 @@ class Tx:
         full |= noun.derive(full)
         full = {name: full.get(name) for name in noun.table.c.keys()}  # noqa: SIM118 - a column collection
         with self._unique(noun, full):
-            self.connection.execute(noun.table.insert().values(full))
+            self.execute(noun.inserts, full)
         self._changed(noun, None, full)
         return full
 
@@ -120,19 +142,15 @@ class Tx:
         if touch:
             changed["updated_at"] = new["updated_at"] = now()
         changed["generation"] = new["generation"] = row["generation"] + 1
-        query = (
-            noun.table.update()
-            .where(noun.table.c[noun.identity] == row[noun.identity], noun.table.c.generation == row["generation"])
-            .values(changed)
-        )
+        at = {"at_identity": row[noun.identity], "at_generation": row["generation"]}
         with self._unique(noun, new):
-            if self.connection.execute(query).rowcount != 1:
+            if self.execute(noun.updates, changed | at).rowcount != 1:
                 raise Stale(f"{noun.name} {row[noun.identity]} was changed by another")
         self._changed(noun, row, new)
         return new
 
     def delete(self, noun: "Noun", row: Row) -> None:
-        self.connection.execute(noun.table.delete().where(noun.table.c[noun.identity] == row[noun.identity]))
+        self.execute(noun.deletes, {"at_identity": row[noun.identity]})
         self._changed(noun, row, None)
 
     def delete_where(self, noun: "Noun", *where: Condition | None, **equals: Any) -> int:
@@ -140,9 +158,19 @@ class Tx:
             self.delete(noun, row)
         return len(found)
 
-    def execute(self, query: sa.Executable) -> sa.CursorResult[Any]:
+    def execute(self, query: sa.Executable, values: Row | None = None) -> sa.CursorResult[Any]:
         """Any other statement. Says nothing to anybody: hint by hand."""
-        return self.connection.execute(query)
+        table = query.table if isinstance(query, sa.Insert | sa.Update | sa.Delete) else None
+        name = table.info.get("stamp") if isinstance(table, sa.Table) else None
+        if name is not None and self._stamps.get(name, "") is not None:
+            self._renew(name)
+        return self.connection.execute(query, values)
+
+    def _renew(self, name: str) -> None:
+        self._stamps[name] = None
+        value = uuid.uuid4().hex
+        if self.connection.execute(STAMPS.update().where(STAMPS.c.name == name).values(value=value)).rowcount == 0:
+            self.connection.execute(STAMPS.insert().values(name=name, value=value))
 
     def hint(self, *topics: str) -> None:
         """Wakes who listens to a topic (``host:c1``, ``northbound``) after the commit."""
@@ -152,6 +180,8 @@ class Tx:
         for row in (old, new):
             if row is not None and noun.wakes:
                 self.hints.update(noun.wakes(row))
+        for follow in noun.follows:
+            follow(self, old, new)
         if self.store.before_commit is not None:
             key = (noun.table.name, str((new or old or {})[noun.identity]))
             first = self.changes[key][1] if key in self.changes else old
@@ -167,17 +197,6 @@ class Tx:
 
 class Stale(Exception):
     """Somebody else changed a row between our read and our write: the transaction runs again."""
-
-
-def _conditions(noun: "Noun", where: Iterable[Condition | None], equals: Mapping[str, Any]) -> list[Condition]:
-    found: list[Condition] = [c for c in where if c is not None]
-    for name, value in equals.items():
-        column = noun.table.c[name]
-        if isinstance(value, list | tuple | set | frozenset):
-            found.append(column.in_(list(value)))
-        else:
-            found.append(column.is_(None) if value is None else column == value)
-    return found
 
 
 class Database(Protocol):
@@ -212,10 +231,10 @@ class Store:
         self.database: Database = kind(
             url,
             json_serializer=lambda value: msgspec.json.encode(value).decode(),
-            json_deserializer=msgspec.json.decode,
             hide_parameters=True,  # errors are logged, and passwords' hashes are parameters
         )
         self.engine = self.database.engine
+        _read_json_directly(self.engine.dialect)
 
     def create(self) -> None:
         """Makes every declared table that is missing. For tests; a cloud has them from the schema's revisions."""
@@ -277,6 +296,17 @@ class Store:
 
     def close(self) -> None:
         self.database.close()
+
+
+def _read_json_directly(dialect: sa.Dialect) -> None:
+    """A list's cost is to a large part JSON columns: SQLAlchemy has two more functions around each value."""
+    decode = msgspec.json.decode
+
+    def reads(self: Any, dialect: sa.Dialect, kind: Any) -> Callable[[Any], Any]:
+        return lambda value: decode(value) if isinstance(value, str) else value  # SQLite gives numbers as such
+
+    base = dialect.colspecs[sa.JSON]
+    dialect.colspecs = {**dialect.colspecs, sa.JSON: type("Json", (base,), {"result_processor": reads})}
 
 
 class Again(Exception):

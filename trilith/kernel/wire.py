@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from trilith.kernel.errors import Fault, Kind
 from trilith.kernel.kinds import Bad, Flag
 from trilith.kernel.paging import Condition, Listing, Page, number
+from trilith.kernel.statements import mine
 from trilith.kernel.versions import NEWEST, Stepped, Version
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Wire:
         asked = ctx.one("all_tenants")
         if asked is not None and Flag().from_query(asked, "all_tenants"):
             return []
-        return [noun.c.project_id == ctx.who.project_id]
+        return [mine(noun.c.project_id, "project_id", ctx.who)]
 
     def limit(self, ctx: "Ctx") -> int | None:
         asked = number(ctx.one("limit"), "limit")
@@ -240,31 +241,6 @@ class ComputeWire(Wire):
 
     def headers(self, ctx: "Ctx") -> list[tuple[str, str]]:
         return [("X-Compute-Request-Id", ctx.request_id)]
-
-
-class VolumeWire(Wire):
-    empty_id_is_missing = True
-    statuses = {"list": 200, "show": 200, "create": 202, "update": 200, "delete": 202}
-    over_quota = 413
-    strict_query_since = (3, 31)
-    reserved = Wire.reserved | {"with_count", "usage"}
-
-    def unknown_marker(self, noun: "Noun", marker: str) -> Fault:
-        return Fault("missing", f"{noun.name.capitalize()} {marker} could not be found.")
-
-    def extra_envelope_keys(self, noun: "Noun", body: Row) -> bool:
-        return True
-
-    def _sort_column(self, noun: "Noun", key: str, direction: str) -> tuple[str, str]:
-        return super()._sort_column(noun, key.removeprefix("display_"), direction)
-
-    def filtered(self, ctx: "Ctx", noun: "Noun", name: str, values: list[str]) -> Condition | None:
-        if name.endswith("~"):  # key~=value: "like", from 3.34
-            column, item = noun.by_wire().get(name[:-1], ("", None))
-            if item is None or not item.filter or ctx.at < (3, 34):
-                return self.unknown_filter(ctx, noun, name)
-            return noun.c[column].contains(values[-1], autoescape=True)  # type: ignore[no-any-return]
-        return super().filtered(ctx, noun, name, values)
 
 
 class NetworkWire(Wire):
@@ -425,45 +401,6 @@ class IdentityWire(Wire):
         query = f"?{urlencode(ctx.query, doseq=True)}" if ctx.query else ""
         self_url = f"{ctx.base_url}{ctx.url_path}{query}"
         return {noun.plural: views, "links": {"next": next_url, "self": self_url, "previous": None}}
-
-
-class ImageWire(Wire):
-    empty_id_is_missing = True
-    update_method = "PATCH"
-    statuses = {"list": 200, "show": 200, "create": 201, "update": 200, "delete": 204}
-    over_quota = 413
-    reserved = frozenset({"limit", "marker", "sort_key", "sort_dir", "sort"})
-
-    def bad(self, bad: Bad) -> Fault:
-        if bad.why == "readonly":
-            return Fault("forbidden", f"Attribute '{bad.path}' is read-only.")
-        return super().bad(bad)
-
-    def error(self, fault: Fault, ctx: "Ctx") -> Any:
-        code = self.status(fault)
-        title = TITLES.get(code, "Error")
-        if "json" in ctx.headers.get("accept", ""):
-            return {"message": f"{fault.message}<br /><br />\n\n\n", "code": f"{code} {title}", "title": title}
-        page = f"<html>\n <head>\n  <title>{code} {title}</title>\n </head>\n <body>\n  <h1>{code} {title}</h1>\n"
-        safe = fault.message.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        return f"{page}  {safe}<br /><br />\n\n\n\n </body>\n</html>".encode()
-
-    def extra_envelope_keys(self, noun: "Noun", body: Row) -> bool:
-        return True
-
-    def limit(self, ctx: "Ctx") -> int | None:
-        asked = number(ctx.one("limit"), "limit")
-        return 25 if asked is None else min(asked, 1000)
-
-    def wrap_list(self, ctx: "Ctx", noun: "Noun", views: list[Row], page: Page, listing: Listing) -> Any:
-        """Pages are paths below the service, without scheme and host."""
-        base = ctx.url_path.removeprefix(ctx.service.prefix.rpartition("/")[0])
-        query = {k: v for k, v in ctx.query.items() if k != "marker"}
-        first = base + (f"?{urlencode(query, doseq=True)}" if query else "")
-        body: Row = {noun.plural: views, "first": first, "schema": f"/v2/schemas/{noun.plural}"}
-        if page.more and page.rows:
-            body["next"] = f"{base}?{urlencode(query | {'marker': page.rows[-1][noun.key]}, doseq=True)}"
-        return body
 
 
 class PlacementWire(Wire):

@@ -2,6 +2,7 @@
 requests ever get the same one."""
 
 import ipaddress
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from trilith.kernel.errors import Fault
+from trilith.kernel.statements import kept
 from trilith.kernel.store import METADATA, Stale, Tx
 
 Row = dict[str, Any]
@@ -22,6 +24,28 @@ ALLOCATION = sa.Table(
     sa.Column("ip_address", sa.String(45), primary_key=True),
     sa.Column("port_id", sa.String(64), nullable=False, index=True),
     sa.Column("network_id", sa.String(64), nullable=False, index=True),
+)
+# From which position in its pools on a subnet has free addresses: those before it are taken, as far as is known.
+MARKS = sa.Table(
+    "network_allocation_marks",
+    METADATA,
+    sa.Column("subnet_id", sa.String(64), primary_key=True),
+    sa.Column("position", sa.BigInteger(), nullable=False),
+)
+LOOKED_AT, MOST_LOOKED_AT = 16, 4096  # addresses at once
+_OF_SUBNET = ALLOCATION.c.subnet_id == sa.bindparam("subnet_id")
+_TAKEN = kept(
+    sa.select(ALLOCATION.c.ip_address).where(
+        _OF_SUBNET, ALLOCATION.c.ip_address.in_(sa.bindparam("addresses", expanding=True))
+    )
+)
+_HOLDER = kept(sa.select(ALLOCATION.c.port_id).where(_OF_SUBNET, ALLOCATION.c.ip_address == sa.bindparam("address")))
+_MARK = kept(MARKS.select().where(MARKS.c.subnet_id == sa.bindparam("subnet_id")))
+_MOVE = MARKS.update().where(MARKS.c.subnet_id == sa.bindparam("at_subnet"))
+_HELD = kept(
+    sa.select(ALLOCATION.c.subnet_id, ALLOCATION.c.ip_address, MARKS.c.position)
+    .join(MARKS, MARKS.c.subnet_id == ALLOCATION.c.subnet_id)
+    .where(ALLOCATION.c.port_id == sa.bindparam("port_id"))
 )
 
 
@@ -37,11 +61,6 @@ def eui64(cidr: str, mac: str) -> str:
     return str(ipaddress.ip_address(int(ipaddress.ip_network(cidr).network_address) | int.from_bytes(tail, "big")))
 
 
-def used(tx: Tx, subnet_id: str) -> set[str]:
-    query = sa.select(ALLOCATION.c.ip_address).where(ALLOCATION.c.subnet_id == subnet_id)
-    return {row["ip_address"] for row in tx.select(query)}
-
-
 def pool_size(subnet: Row) -> int:
     return sum(int(last) - int(first) + 1 for first, last in _pools(subnet))
 
@@ -53,13 +72,57 @@ def _pools(subnet: Row) -> Iterator[tuple[IpAddress, IpAddress]]:
 
 def free_address(tx: Tx, subnet: Row) -> str | None:
     """The lowest address of the subnet's pools that nobody has; None when all are taken."""
-    taken = used(tx, subnet["id"])
+    marked = tx.select(_MARK, subnet_id=subnet["id"])
+    begin = marked[0]["position"] if marked else 0
+    found, position = _free_from(tx, subnet, begin)
+    if found is None and begin > 0:  # the mark is only a hint
+        found, position = _free_from(tx, subnet, 0)
+    if found is not None and position != begin:
+        _mark(tx, subnet["id"], position)
+    return found
+
+
+def _free_from(tx: Tx, subnet: Row, begin: int) -> tuple[str | None, int]:
+    """The first free address from a position on, and the position from which on it was looked for last."""
+    numbers, size = _numbered(subnet, begin), LOOKED_AT
+    while some := list(itertools.islice(numbers, size)):
+        own = [address for address in some if address != subnet["gateway_ip"]]
+        taken = {row["ip_address"] for row in tx.select(_TAKEN, subnet_id=subnet["id"], addresses=own)}
+        for address in own:
+            if address not in taken:
+                return address, begin
+        begin, size = begin + len(some), min(size * 4, MOST_LOOKED_AT)
+    return None, begin
+
+
+def _numbered(subnet: Row, begin: int) -> Iterator[str]:
+    """The addresses of the pools, one pool after the other, from a position on."""
     for first, last in _pools(subnet):
-        for number in range(int(first), int(last) + 1):
-            found = str(type(first)(number))
-            if found not in taken and found != subnet["gateway_ip"]:
-                return found
+        count = int(last) - int(first) + 1
+        make = type(first)
+        for number in range(int(first) + begin, int(last) + 1):
+            yield str(make(number))
+        begin = max(0, begin - count)
+
+
+def _position(subnet: Row, address: str) -> int | None:
+    """Where an address stands in the pools; None where it is in none."""
+    found, before = ipaddress.ip_address(address), 0
+    for first, last in _pools(subnet):
+        if found.version == first.version and int(first) <= int(found) <= int(last):
+            return before + int(found) - int(first)
+        before += int(last) - int(first) + 1
     return None
+
+
+def _mark(tx: Tx, subnet_id: str, position: int) -> None:
+    if tx.execute(_MOVE, {"at_subnet": subnet_id, "position": position}).rowcount == 0:
+        tx.execute(MARKS.insert(), {"subnet_id": subnet_id, "position": position})
+
+
+def forget_mark(tx: Tx, subnet_id: str) -> None:
+    """The subnet's pools are others now, or it is gone."""
+    tx.execute(MARKS.delete().where(MARKS.c.subnet_id == subnet_id))
 
 
 def take(tx: Tx, port: Row, subnet: Row, address: str) -> Row:
@@ -70,15 +133,14 @@ def take(tx: Tx, port: Row, subnet: Row, address: str) -> Row:
         "port_id": port["id"],
         "network_id": subnet["network_id"],
     }
-    where = (ALLOCATION.c.subnet_id == subnet["id"], ALLOCATION.c.ip_address == address)
-    if tx.scalar(sa.select(ALLOCATION.c.port_id).where(*where)) is not None:
+    if tx.scalar(_HOLDER, subnet_id=subnet["id"], address=address) is not None:
         raise Fault(
             "conflict",
             f"Unable to complete operation for network {subnet['network_id']}. The IP address {address} is in use.",
             "IpAddressInUse",
         )
     try:
-        tx.execute(ALLOCATION.insert().values(values))
+        tx.execute(ALLOCATION.insert(), values)
     except IntegrityError as error:
         raise Stale(f"address {address} was taken by another at the same time") from error
     return {"subnet_id": subnet["id"], "ip_address": address}
@@ -86,6 +148,13 @@ def take(tx: Tx, port: Row, subnet: Row, address: str) -> Row:
 
 def release(tx: Tx, port_id: str, ip_address: str | None = None) -> None:
     """One address of a port, or all."""
+    from trilith.network.subnets import SUBNET
+
+    for held in tx.select(_HELD, port_id=port_id):
+        if ip_address in (None, held["ip_address"]):
+            position = _position(tx.get(SUBNET, held["subnet_id"]), held["ip_address"])
+            if position is not None and position < held["position"]:
+                _mark(tx, held["subnet_id"], position)
     where = [ALLOCATION.c.port_id == port_id]
     if ip_address is not None:
         where.append(ALLOCATION.c.ip_address == ip_address)

@@ -1,6 +1,7 @@
 """Networks: a layer-2 domain of a project (geneve), or a wire of the provider (flat, vlan)."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,6 +10,7 @@ from trilith.kernel.declare import Field, Noun, Quota, choice, computed, flag, j
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Flag, ListOf, Text
 from trilith.kernel.request import Ctx
+from trilith.kernel.statements import kept
 from trilith.kernel.store import Tx
 from trilith.network import rbac_policies
 from trilith.network.rbac_policies import EXTERNAL, SHARED
@@ -54,17 +56,20 @@ def _provider(kind: Any, wire: str, **more: Any) -> Field:
 
 
 def _expand(ctx: Ctx, rows: list[Row]) -> None:
-    from trilith.network.subnets import SUBNET
-
     by_id = {row["id"]: row for row in rows}
     for row in rows:
         row["subnets"] = []
-    query = (
-        sa.select(SUBNET.c.id, SUBNET.c.network_id).where(SUBNET.c.network_id.in_(by_id)).order_by(SUBNET.c.created_at)
-    )
-    for subnet in ctx.tx.select(query):
+    for subnet in ctx.tx.select(_subnets(), ids=list(by_id)):
         by_id[subnet["network_id"]]["subnets"].append(subnet["id"])
     rbac_policies.fill_shared(ctx.tx, "network", rows, ctx.who.project_id)
+
+
+@cache
+def _subnets() -> sa.Select[Any]:
+    from trilith.network.subnets import SUBNET
+
+    of_these = SUBNET.c.network_id.in_(sa.bindparam("ids", expanding=True))
+    return kept(sa.select(SUBNET.c.id, SUBNET.c.network_id).where(of_these).order_by(SUBNET.c.created_at))
 
 
 NETWORK: Noun = resource(

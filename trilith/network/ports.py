@@ -1,12 +1,13 @@
 """Ports: a place on a network with a MAC address and IP addresses, for a machine, a router, or a floating address."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from ipaddress import ip_network
 from typing import Any
 
 import sqlalchemy as sa
 
-from trilith.kernel import quota
+from trilith.kernel import quota, statements
 from trilith.kernel.declare import Field, computed, flag, ident, listing, text
 from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Choice, Either, Id, Json, ListOf, Mac, Text
@@ -53,8 +54,17 @@ def _scope(ctx: Ctx) -> Condition | None:
     """The caller's own, and all on the caller's networks."""
     if ctx.who.is_admin or "service" in ctx.who.roles:
         return None
-    own = sa.select(NETWORK.c.id).where(NETWORK.c.project_id == ctx.who.project_id)
-    return sa.or_(PORT.c.project_id == ctx.who.project_id, PORT.c.network_id.in_(own))
+    return _visible() if ctx.who.project_id is not None else _of(None)
+
+
+def _of(project_id: Any) -> Condition:
+    own = sa.select(NETWORK.c.id).where(NETWORK.c.project_id == project_id)
+    return sa.or_(PORT.c.project_id == project_id, PORT.c.network_id.in_(own))
+
+
+@cache
+def _visible() -> Condition:
+    return statements.fixed(_of(sa.bindparam("who_project_id")))
 
 
 def _by_fixed_ip(ctx: Ctx, values: list[str]) -> Condition:
@@ -312,34 +322,6 @@ def nic_document(port: Row, network: Row) -> Row:
     that it is up."""
     ready = bool(port["binding_host"] and port["seen_up"])
     return {"port_id": port["id"], "mac": port["mac_address"], "mtu": network["mtu"], "ready": ready}
-
-
-def addresses(tx: Tx, device_ids: list[str]) -> dict[str, dict[str, list[Row]]]:
-    """The addresses of machines, fixed and floating: ``{device_id: {network name: [address, ...]}}``."""
-    from trilith.network.floatingips import FLOATING_IP
-
-    ports = ports_of(tx, device_ids)
-    found: dict[str, dict[str, list[Row]]] = {device_id: {} for device_id in device_ids}
-    networks = {row["id"]: row for row in tx.rows(NETWORK, id={port["network_id"] for port in ports})}
-    floating: dict[tuple[str, str], list[str]] = {}
-    for row in tx.rows(FLOATING_IP, port_id=[port["id"] for port in ports]):
-        floating.setdefault((row["port_id"], row["fixed_ip_address"]), []).append(row["floating_ip_address"])
-    for port in ports:
-        of_network = found[port["machine_id"]].setdefault(networks[port["network_id"]]["name"], [])
-        for fixed in port["fixed_ips"]:
-            of_network.append(_address(port, fixed["ip_address"], "fixed"))
-            for outer in floating.get((port["id"], fixed["ip_address"]), []):
-                of_network.append(_address(port, outer, "floating"))
-    return found
-
-
-def _address(port: Row, address: str, kind: str) -> Row:
-    return {
-        "addr": address,
-        "version": 6 if ":" in address else 4,
-        "OS-EXT-IPS:type": kind,
-        "OS-EXT-IPS-MAC:mac_addr": port["mac_address"],
-    }
 
 
 def network_data(ports: list[Row], networks_by_id: dict[str, Row]) -> Row:

@@ -4,6 +4,7 @@ The flag ``shared`` of these is not stored: it is an `access_as_shared` policy f
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from trilith.kernel.declare import Noun, Quota, choice, text
 from trilith.kernel.errors import Fault
 from trilith.kernel.request import Ctx, forbidden
+from trilith.kernel.statements import fixed, kept
 from trilith.kernel.store import Tx
 from trilith.network.resource import bump, resource
 
@@ -36,13 +38,30 @@ POLICY = resource(
     extension="rbac-policies",
     without=("name", "description", "created_at", "updated_at", "revision_number", "tags"),
 )
+OPEN = kept(
+    sa.select(POLICY.c.object_id).where(
+        POLICY.c.object_type == sa.bindparam("object_type"),
+        POLICY.c.target_project.in_(sa.bindparam("targets", expanding=True)),
+        POLICY.c.action == SHARED,
+        POLICY.c.object_id.in_(sa.bindparam("ids", expanding=True)),
+    )
+)
 
 
 def visible(ctx: Ctx, noun: Noun, object_type: str) -> Condition | None:
     """The caller's own rows and those that policies let it see; everything for administrators."""
     if ctx.who.is_admin:
         return None
-    return sa.or_(noun.c.project_id == ctx.who.project_id, noun.c.id.in_(granted(object_type, ctx.who.project_id)))
+    if ctx.who.project_id is None:
+        return sa.or_(noun.c.project_id.is_(None), noun.c.id.in_(granted(object_type, None)))
+    return _visible(noun, object_type)
+
+
+@cache
+def _visible(noun: Noun, object_type: str) -> Condition:
+    me: sa.BindParameter[str] = sa.bindparam("who_project_id")
+    where = (POLICY.c.object_type == object_type, POLICY.c.target_project.in_([ALL, me]))
+    return fixed(sa.or_(noun.c.project_id == me, noun.c.id.in_(sa.select(POLICY.c.object_id).where(*where))))
 
 
 def granted(object_type: str, project_id: str | None, *actions: str) -> sa.Select[Any]:
@@ -55,8 +74,8 @@ def granted(object_type: str, project_id: str | None, *actions: str) -> sa.Selec
 
 def fill_shared(tx: Tx, object_type: str, rows: list[Row], project_id: str | None) -> None:
     """Sets ``shared`` of each row: whether it is open to all, or to this project."""
-    query = granted(object_type, project_id, SHARED).where(POLICY.c.object_id.in_([row["id"] for row in rows]))
-    open_ids = {row["object_id"] for row in tx.select(query)}
+    values: Row = {"object_type": object_type, "targets": [ALL, project_id or ""], "ids": [row["id"] for row in rows]}
+    open_ids = {row["object_id"] for row in tx.select(OPEN, **values)}
     for row in rows:
         row["shared"] = row["id"] in open_ids
 

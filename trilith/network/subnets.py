@@ -314,6 +314,14 @@ def _gateway_is_free(tx: Tx, row: Row) -> None:
         )
 
 
+def _pools_changed(tx: Tx, old: Row | None, new: Row | None) -> None:
+    if old is not None and (new is None or new["allocation_pools"] != old["allocation_pools"]):
+        allocations.forget_mark(tx, old["id"])
+
+
+SUBNET.follows.append(_pools_changed)
+
+
 @SUBNET.on("delete")
 def delete(ctx: Ctx, row: Row) -> None:
     """With the addresses that are in nobody's way; refused while a port has another one there."""
