@@ -1,6 +1,6 @@
 """Measures Trilith on this machine, beside upstream and as it grows, and prints the figures.
 
-    python -m tests.bench [--part compare|machines] [--only WORD] [--docs DIR] [--port N]
+    python -m tests.bench [--part compare|scale|machines] [--only WORD] [--docs DIR] [--port N]
 
 QUICK=1 in the environment: Trilith alone, few repetitions, two minutes, no page is written. Without it: upstream is
 installed from PyPI and Debian, all parts are run (hours), and ``docs/benchmarks.md`` is written.
@@ -19,10 +19,12 @@ from pathlib import Path
 from tests.bench import compare, measures, report
 from tests.bench.bare_side import NAME as BARE
 from tests.bench.bare_side import Bare
+from tests.bench.candidates import ask_trilith, ask_upstream
 from tests.bench.figures import Figure, as_text
 from tests.bench.fill import Filled, Side
 from tests.bench.image_bytes import hash_alone, move_image
 from tests.bench.results import Machine, Results
+from tests.bench.scale import SMALL, WIDE, grow
 from tests.bench.sessions import Failed
 from tests.bench.storms import storm
 from tests.bench.trilith_side import Trilith
@@ -30,7 +32,7 @@ from tests.bench.upstream_config import HASH_ROUNDS, WORKERS
 from tests.bench.upstream_install import ROOT, disk_mib, install, measure_install, versions
 from tests.bench.upstream_side import Upstream
 
-PARTS = ("machines", "compare")
+PARTS = ("machines", "compare", "scale")
 SQLITE_AT, MARIADB_AT, BARE_AT, UPSTREAM_AT = 0, 10, 20, 30  # from the first port on
 Say = Callable[[str], None]
 
@@ -111,7 +113,13 @@ def _compare(given: argparse.Namespace, quick: bool, docs: Path | None, work: Pa
         clouds = [side for side in sides if side.name != BARE]
         if not given.only:
             _more(clouds, filled, extent, results, say)
-    print(report.text_table(results))
+            for hosts in extent.hosts:
+                say(f"which of {hosts:,} hosts?")
+                ask_trilith(work / f"region-{hosts}", hosts, extent.rounds, report.SQLITE, results)
+                for side in sides:
+                    if isinstance(side, Upstream):
+                        ask_upstream(side, hosts, extent.rounds, results)
+    print(report.plain(*report.cpu_rows(results)))
     print(report.busy_words(results))
     _keep(results, docs, "compare")
     return 0
@@ -150,12 +158,20 @@ def _more(sides: list[Side], filled: dict[str, Filled], extent: compare.Extent, 
         results.fact("disk: data", side.name, disk_mib(side.data_directories()), "MiB")
 
 
+def _scale(given: argparse.Namespace, quick: bool, docs: Path | None, work: Path, say: Say) -> int:
+    results = Results(Machine.here())
+    grow(SMALL if quick or given.small else WIDE, work, results, say)
+    print(report.scale_table(results, report.plain))
+    _keep(results, docs, "scale")
+    return 0
+
+
 def _keep(results: Results, docs: Path | None, part: str) -> None:
     if docs is not None:
         results.write(docs / report.DIRECTORY / f"{part}.json")
 
 
-RUN = {"machines": _machines, "compare": _compare}
+RUN = {"machines": _machines, "compare": _compare, "scale": _scale}
 
 if __name__ == "__main__":
     sys.exit(main())

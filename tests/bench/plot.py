@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
 Points = Sequence[tuple[float, float]]
-COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind too
+COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999933", "#882255")
 INK = "#808080"
-WIDTH, HEIGHT = 760, 420
-LEFT, RIGHT, TOP, BOTTOM = 70, 190, 40, 50
+WIDTH, HEIGHT = 800, 420
+LEFT, RIGHT, TOP, BOTTOM = 70, 270, 50, 50
 FONT = 'font-family="sans-serif" font-size="12"'
 
 
@@ -30,7 +30,7 @@ def lines(title: str, x_name: str, y_name: str, series: Mapping[str, Points]) ->
         body += [_rule(LEFT, at, WIDTH - RIGHT, at), _text(LEFT - 8, at + 4, _number(value), anchor="end")]
     body += [
         _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, x_name, anchor="middle"),
-        _text(LEFT, TOP - 6, y_name),
+        _text(LEFT, TOP - 8, y_name),
     ]
     for number, (name, points) in enumerate(drawn.items()):
         colour = COLOURS[number % len(COLOURS)]

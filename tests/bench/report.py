@@ -1,6 +1,7 @@
 """``docs/benchmarks.md`` and its plots, made from what the parts of `make bench` left there as JSON. Nothing in it is
 written by hand: a part that was not run is said to be missing."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.bench import plot
@@ -11,6 +12,12 @@ UPSTREAM, SQLITE, MARIADB, BARE = "upstream", "trilith-sqlite", "trilith-mariadb
 NAMES = {UPSTREAM: "upstream", SQLITE: "Trilith, SQLite", MARIADB: "Trilith, MariaDB", BARE: "bare handler"}
 DIRECTORY = "benchmarks"  # of plots and JSON, beside the page
 BUSY_PERCENT = 10
+GROWTH_PLOTS = (  # file, title, unit of what is drawn, whether it is about crowds
+    ("growth-requests.svg", "CPU time of a request", "ms of CPU", False),
+    ("growth-crowds.svg", "CPU time in storms and failures", "ms of CPU", True),
+    ("growth-times.svg", "How long storms and failures take", "s", True),
+)
+Form = Callable[[list[str], list[list[str]]], str]
 
 
 def write_page(docs: Path) -> Path:
@@ -22,6 +29,11 @@ def write_page(docs: Path) -> Path:
         sections.append(_compare_section(Results.read(found), directory))
     else:
         sections.append("## Beside upstream\n\nThis part was not run yet: `make bench PART=compare`.")
+    found = directory / "scale.json"
+    if found.exists():
+        sections.append(_scale_section(Results.read(found), directory))
+    else:
+        sections.append("## A region that grows\n\nThis part was not run yet: `make bench PART=scale`.")
     found = directory / "machines.json"
     if found.exists():
         results = Results.read(found)
@@ -47,9 +59,8 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, marks, *rows])
 
 
-def text_table(results: Results) -> str:
-    """For a terminal: the table of CPU time."""
-    head, rows = cpu_rows(results)
+def plain(head: list[str], rows: list[list[str]]) -> str:
+    """The same for a terminal."""
     widths = [max(len(row[n]) for row in [head, *rows]) for n in range(len(head))]
     return "\n".join("  ".join(c.rjust(w) if n else c.ljust(w) for n, (c, w) in enumerate(zip(r, widths, strict=True)))
                      for r in [head, *rows])  # fmt: skip
@@ -150,6 +161,31 @@ def _facts(results: Results) -> str:
         row = [name, unit, *(_with_range(spreads.get(side)) for side in sides)]
         rows.append([*row, *([_ratio(spreads.get(UPSTREAM), spreads.get(SQLITE))] if both else [])])
     return table(head, rows)
+
+
+def _scale_section(results: Results, directory: Path) -> str:
+    parts = ["## A region that grows", machine_words(results), scale_table(results, table)]
+    for file, title, unit, crowds in GROWTH_PLOTS:
+        series = {
+            name: [(float(hosts), spread.median) for hosts, spread in spreads.items()]
+            for (name, its_unit), spreads in results.fact_spreads().items()
+            if its_unit == unit and (":" in name) == crowds
+        }
+        if any(len(points) > 1 for points in series.values()):
+            (directory / file).write_text(plot.lines(title, "hosts", unit, series))
+            parts.append(f"![{title}]({DIRECTORY}/{file})")
+    return "\n\n".join(parts)
+
+
+def scale_table(results: Results, form: Form) -> str:
+    """A column for each number of hosts."""
+    sizes = sorted({fact.side for fact in results.facts}, key=int)
+    head = ["", "unit", *(f"{int(hosts):,} hosts" for hosts in sizes), "most / least hosts"]
+    rows = []
+    for (name, unit), spreads in results.fact_spreads().items():
+        growth = _ratio(spreads.get(sizes[-1]), spreads.get(sizes[0]))
+        rows.append([name, unit, *(_with_range(spreads.get(hosts)) for hosts in sizes), growth])
+    return form(head, rows)
 
 
 def busy_words(results: Results) -> str:
