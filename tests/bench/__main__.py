@@ -10,6 +10,7 @@ Needs root for real machines (QEMU, OVN) and to install packages.
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -41,6 +42,8 @@ def main() -> int:
     given = _parser().parse_args()
     quick = os.environ.get("QUICK", "") not in ("", "0")
     begun = time.monotonic()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))  # and everything is ended on the way out
 
     def say(what: str) -> None:
         print(f"  {time.monotonic() - begun:5.0f} s  {what}", file=sys.stderr, flush=True)
@@ -95,7 +98,7 @@ def _machines(given: argparse.Namespace, quick: bool, docs: Path | None, work: P
 
 
 def _compare(given: argparse.Namespace, quick: bool, docs: Path | None, work: Path, say: Say) -> int:
-    extent = compare.QUICK if quick or given.small else compare.Extent()
+    extent = compare.QUICK if quick else compare.SMALL if given.small else compare.Extent()
     names = given.sides.split(",") if given.sides else [report.SQLITE, report.MARIADB, BARE]
     if not given.sides and not quick:
         names.insert(0, report.UPSTREAM)

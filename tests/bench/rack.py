@@ -15,7 +15,7 @@ from trilith.kernel.leases import Holder
 from trilith.kernel.store import Store
 from trilith.placement.hosts import HOST, LEASE_S
 
-GIVE_UP_S = 3600.0
+LONGEST_S = 1200.0
 
 
 class Unreachable:
@@ -30,8 +30,10 @@ class Unreachable:
 
 @dataclass
 class Lost:
-    """`look_ms`: CPU time of one look at all hosts while nothing is wrong."""
+    """`moved` are fewer than `machines` when time was up. `look_ms`: CPU time of one look at all hosts while nothing is
+    wrong."""
 
+    machines: int
     moved: int
     wall_s: float
     cpu_s: float
@@ -53,15 +55,14 @@ def lose_rack(store: Store, hosts: list[str]) -> Lost:
     store.run(lambda tx: tx.execute(silent.values(seen_at_s=time.time() - LEASE_S)))
     thread.start()
     try:
-        while (done := _taken_over(store, hosts)) < len(hosts):
-            if time.monotonic() - begun > GIVE_UP_S or not thread.is_alive():
-                raise AssertionError(f"{done} of {len(hosts)} hosts were taken over in {GIVE_UP_S:.0f} s")
+        while _taken_over(store, hosts) < len(hosts) and time.monotonic() - begun < LONGEST_S:
+            assert thread.is_alive()
             time.sleep(1.0)
         wall_s, cpu_s = time.monotonic() - begun, time.process_time() - used_s
     finally:
         controller.stop()
         thread.join()
-    return Lost(had - _machines(store, hosts), wall_s, cpu_s, look_ms)
+    return Lost(had, had - _machines(store, hosts), wall_s, cpu_s, look_ms)
 
 
 def _look_ms(controller: TakeoverController) -> float:
