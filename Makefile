@@ -31,8 +31,8 @@ guest: setup ## the guest image: builds it when it is not in the cache, prints w
 trace: ## the files and functions that one POST of a server passes, from the request to the running machine
 	@$(PYTHON) -m tools.trace $(ARGS)
 
-bench: setup ## Trilith and upstream side by side on this machine, a table of ratios
-	@$(PYTHON) -m tests.bench $(ARGS)
+bench: setup ## Trilith and upstream side by side on this machine, a table of ratios; QUICK=1: Trilith alone; PART=compare|scale|machines
+	@$(PYTHON) -m tests.bench $(if $(PART),--part $(PART)) $(ARGS)
 
 tempest: setup ## Tempest against a cloud that it starts: make tempest SET=interop|interop-storage|smoke|core|entry|moves|REGEX [REHEARSAL=DIR]
 	@$(PYTHON) -m tests.clients.tempest $(SET) $(if $(REHEARSAL),--rehearsal $(REHEARSAL))

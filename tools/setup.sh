@@ -1,17 +1,21 @@
 #!/bin/bash
 # Makes a bare Debian 12 ready: the packages of packages.txt, .venv and .venv-clients from the lock files.
 # What is there already costs nothing, so every make target may begin with this.
+#
+#     tools/setup.sh                     everything
+#     tools/setup.sh packages FILE       the Debian packages of another list
+#     tools/setup.sh venv DIRECTORY LOCK another environment
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { echo "setup: $*" >&2; }
 fail() { say "$*"; exit 1; }
 
-wanted_packages() { sed 's/#.*//' packages.txt | xargs -n1; }
+wanted_packages() { sed 's/#.*//' "$1" | xargs -n1; }
 
 missing_packages() {
-    comm -23 <(wanted_packages | sort) \
-        <(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' $(wanted_packages) 2>/dev/null | awk '$1 == "ii" {print $2}' | sort)
+    comm -23 <(wanted_packages "$1" | sort) \
+        <(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' $(wanted_packages "$1") 2>/dev/null | awk '$1 == "ii" {print $2}' | sort)
 }
 
 as_root() {
@@ -25,7 +29,7 @@ as_root() {
     fi
 }
 
-# Debian's openvswitch, ovn, mariadb and memcached packages start daemons of their own. Trilith runs its own, under its own supervisor, and theirs
+# Debian's openvswitch, ovn, mariadb, memcached and rabbitmq packages start daemons of their own. Trilith runs its own, under its own supervisor, and theirs
 # would hold the same ports and database. So nothing is started while packages are installed (policy-rc.d: 101 means
 # "not allowed"), and nothing that came with this installation starts at the next boot. Services that were here before are
 # left alone.
@@ -45,7 +49,7 @@ install_packages() {
     [ -d /run/systemd/system ] || return 0
     for package in "${packages[@]}"; do
         case $package in
-            memcached | openvswitch-switch | ovn-central | ovn-host) as_root systemctl disable --quiet --now "$package" || true ;;
+            memcached | openvswitch-switch | ovn-central | ovn-host | rabbitmq-server) as_root systemctl disable --quiet --now "$package" || true ;;
             mariadb-server) as_root systemctl disable --quiet --now mariadb || true ;;
         esac
     done
@@ -85,9 +89,20 @@ make_venv() {
     echo "$stamp" >"$venv/.stamp"
 }
 
-mapfile -t missing < <(missing_packages)
-if [ ${#missing[@]} -gt 0 ]; then install_packages "${missing[@]}"; fi
-# Machines run as a user of their own, who owns nothing else.
-id trilith >/dev/null 2>&1 || as_root useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin trilith
-make_venv .venv requirements-dev.lock
-make_venv .venv-clients requirements-clients.lock
+ensure_packages() {
+    mapfile -t missing < <(missing_packages "$1")
+    if [ ${#missing[@]} -gt 0 ]; then install_packages "${missing[@]}"; fi
+}
+
+case "${1:-everything}" in
+    packages) ensure_packages "$2" ;;
+    venv) make_venv "$2" "$3" ;;
+    everything)
+        ensure_packages packages.txt
+        # Machines run as a user of their own, who owns nothing else.
+        id trilith >/dev/null 2>&1 || as_root useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin trilith
+        make_venv .venv requirements-dev.lock
+        make_venv .venv-clients requirements-clients.lock
+        ;;
+    *) fail "unknown: $1" ;;
+esac

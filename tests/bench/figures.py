@@ -1,11 +1,10 @@
-"""What is measured, against which bar, beside what upstream needs for the same; as a table or as JSON."""
+"""What is measured, against which bar; as a table."""
 
 import json
 import platform
 import statistics
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tests.bench.meter import CORES, Span
@@ -13,16 +12,14 @@ from trilith import __version__
 from trilith.cluster.status import table
 
 BUSY_PERCENT = 10  # used by others: from here on a wall time says little
-UPSTREAM = json.loads(Path(__file__).with_name("upstream.json").read_text())
 
 
 @dataclass
 class Figure:
-    """One row. `bar`: the median must stay below. `key` names the figure in ``upstream.json``."""
+    """One row. `bar`: the median must stay below."""
 
     name: str
     unit: str
-    key: str = ""
     bar: float | None = None
     values: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
@@ -42,11 +39,6 @@ class Figure:
     def over(self) -> bool:
         return self.bar is not None and self.median > self.bar
 
-    @property
-    def upstream(self) -> float | None:
-        found: float | None = UPSTREAM["figures"].get(self.key)
-        return found
-
     def document(self) -> dict[str, Any]:
         return {
             "name": self.name,
@@ -56,7 +48,6 @@ class Figure:
             "values": [round(value, 3) for value in self.values],
             "bar": self.bar,
             "over_bar": self.over,
-            "upstream": self.upstream,
             "cpu_s": round(statistics.median(self.cpu_s), 3),
             "other_percent": round(statistics.median(self.other_percent), 1),
             "note": self.note,
@@ -64,7 +55,6 @@ class Figure:
 
     def cells(self) -> tuple[Any, ...]:
         bar = "-" if self.bar is None else f"{self.bar:g}"
-        ratio = "-" if self.upstream is None else f"{self.upstream / self.median:.1f}x"
         return (
             self.name,
             self.unit,
@@ -73,14 +63,12 @@ class Figure:
             f"{_short(min(self.values))}..{_short(max(self.values))}",
             bar,
             "OVER" if self.over else "ok" if self.bar is not None else "-",
-            "-" if self.upstream is None else f"{self.upstream:g}",
-            ratio,
             f"{statistics.median(self.cpu_s):.2f}",
             f"{statistics.median(self.other_percent):.0f}",
         )
 
 
-HEAD = ("figure", "unit", "n", "median", "range", "bar", "", "upstream", "better by", "CPU s", "other %")
+HEAD = ("figure", "unit", "n", "median", "range", "bar", "", "CPU s", "other %")
 
 
 def as_text(figures: list[Figure]) -> str:
@@ -91,7 +79,6 @@ def as_text(figures: list[Figure]) -> str:
         "",
         "CPU s: of the cloud's processes, machines not counted, in one measurement.",
         "other %: of all cores, what the rest of the machine used meanwhile; wall times grow with it.",
-        f"upstream: {UPSTREAM['what']}",
     ]
     return "\n".join([*lines, *(_late(figure) for figure in figures if figure.over)])
 
@@ -106,7 +93,7 @@ def _late(figure: Figure) -> str:
 
 def as_json(figures: list[Figure]) -> str:
     machine = {"version": __version__, "python": platform.python_version(), "cores": CORES}
-    return json.dumps(machine | {"upstream": UPSTREAM["what"], "figures": [f.document() for f in figures]}, indent=2)
+    return json.dumps(machine | {"figures": [f.document() for f in figures]}, indent=2)
 
 
 def _short(value: float) -> str:

@@ -1,4 +1,4 @@
-"""CPU time and memory of one cloud's processes, and how busy the rest of the machine was meanwhile.
+"""CPU time and memory of one cloud's processes, whichever cloud it is, and how busy the rest of the machine was.
 
 CPU time is what a figure costs wherever and whenever it is measured; wall time holds for a machine that does nothing
 else, and `other_percent` says how far from that it was.
@@ -8,7 +8,7 @@ import contextlib
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from trilith.cluster import proc
 from trilith.cluster.state import State
 from trilith.cluster.supervisor import ask
 
+Leaders = Callable[[], dict[str, int]]
+"""A cloud: the sessions of its processes, by name."""
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 CORES = os.cpu_count() or 1
 
@@ -41,19 +43,19 @@ class _Moment:
     busy: float
 
     @classmethod
-    def now(cls, state: State) -> "_Moment":
+    def now(cls, leaders: Leaders, machines: Path | None) -> "_Moment":
         usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         own = sum(u.ru_utime + u.ru_stime for u in usage)
-        return cls(time.monotonic(), _cloud(state), _machines(state), own, _busy_s())
+        return cls(time.monotonic(), _cloud(leaders), _machines(machines), own, _busy_s())
 
 
 @contextmanager
-def measured(state: State) -> Iterator[Span]:
-    """``with measured(state) as span: ...``; the span is filled in at the end. A cloud that begins or ends inside
-    counts with all that it used there and had not used before."""
-    span, before = Span(), _Moment.now(state)
+def measured(leaders: Leaders, machines: Path | None = None) -> Iterator[Span]:
+    """``with measured(leaders) as span: ...``; the span is filled in at the end. A cloud that begins or ends inside
+    counts with all that it used there and had not used before. `machines`: where a host keeps real ones."""
+    span, before = Span(), _Moment.now(leaders, machines)
     yield span
-    after = _Moment.now(state)
+    after = _Moment.now(leaders, machines)
     span.wall_s = after.wall_s - before.wall_s
     span.by_process = {name: used - before.cloud.get(name, 0.0) for name, used in after.cloud.items()}
     span.cpu_s = sum(span.by_process.values())
@@ -63,22 +65,31 @@ def measured(state: State) -> Iterator[Span]:
     span.other_percent = 100 * other_s / (span.wall_s * CORES)
 
 
-def pss_mib(state: State) -> float:
+def pss_mib(leaders: Leaders) -> float:
     """Of all processes of the cloud, without its machines."""
-    return sum(proc.pss_mib(proc.session_members(pid)) for pid in _sessions(state).values())
+    return sum(proc.pss_mib(proc.session_members(pid)) for pid in leaders().values())
 
 
-def _sessions(state: State) -> dict[str, int]:
-    answer = ask(state, "status")
-    if answer is None:
-        return {}
-    found = {process["name"]: process["pid"] for process in answer["processes"] if process["pid"]}
-    return {"supervisor": answer["pid"], **found}
+def process_count(leaders: Leaders) -> int:
+    return sum(len(proc.session_members(pid)) for pid in leaders().values())
 
 
-def _cloud(state: State) -> dict[str, float]:
+def leaders_of(state: State) -> Leaders:
+    """Of a Trilith cloud, as its supervisor says."""
+
+    def leaders() -> dict[str, int]:
+        answer = ask(state, "status")
+        if answer is None:
+            return {}
+        found = {process["name"]: process["pid"] for process in answer["processes"] if process["pid"]}
+        return {"supervisor": answer["pid"], **found}
+
+    return leaders
+
+
+def _cloud(leaders: Leaders) -> dict[str, float]:
     found = {}
-    for name, session in _sessions(state).items():
+    for name, session in leaders().items():
         members = proc.session_members(session)
         # machines are among the children that an agent has seen end: theirs would be counted with them
         reaped_s = 0.0 if name == "agent" else sum(map(_reaped_s, members))
@@ -86,9 +97,9 @@ def _cloud(state: State) -> dict[str, float]:
     return found
 
 
-def _machines(state: State) -> float:
+def _machines(directory: Path | None) -> float:
     used = 0.0
-    for pidfile in state.host.glob("machines/*/run/pid"):
+    for pidfile in directory.glob("machines/*/run/pid") if directory else ():
         with contextlib.suppress(OSError, ValueError):
             used += _cpu_s(int(pidfile.read_text()))
     return used

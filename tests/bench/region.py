@@ -138,11 +138,16 @@ def activate(tx: Tx, server_id: str) -> None:
 
 def add_servers(region: Region, amount: int, hosts: int) -> None:
     """Copies of the first server over so many hosts, each with a port and an address."""
-    server, port = region.store.read(lambda tx: (tx.get(SERVER, region.server_id), tx.rows(PORT)))
-    first = next(row for row in port if row["machine_id"] == region.server_id)
+    copy_servers(region.store, region.server_id, amount, hosts)
+
+
+def copy_servers(store: Store, server_id: str, amount: int, hosts: int) -> None:
+    """The same of any server in any cloud; its subnet has to be 10.16.0.0/12."""
+    server, port = store.read(lambda tx: (tx.get(SERVER, server_id), tx.rows(PORT)))
+    first = next(row for row in port if row["machine_id"] == server_id)
     for start in range(0, amount, BATCH):
         numbers = range(start, min(start + BATCH, amount))
-        region.store.run(lambda tx, numbers=numbers: _add_servers(tx, server, first, numbers, hosts))  # type: ignore[misc]
+        store.run(lambda tx, numbers=numbers: _add_servers(tx, server, first, numbers, hosts))  # type: ignore[misc]
 
 
 def _add_servers(tx: Tx, server: Row, port: Row, numbers: range, hosts: int) -> None:

@@ -7,7 +7,7 @@ from tests.bench.meter import Span
 
 
 def figure(*values: float, other_percent: float = 0.0) -> Figure:
-    found = Figure("trilith up", "s", "start", bar=3.0)
+    found = Figure("trilith up", "s", bar=3.0)
     for value in values:
         found.add(value, Span(wall_s=value, cpu_s=1.5, other_percent=other_percent))
     return found

@@ -25,8 +25,11 @@ SSH += ("-o", "ConnectTimeout=3", "-o", "BatchMode=yes")
 class Cloud:
     """A running cloud; `down()` takes everything of it away."""
 
-    def __init__(self, port: int, fake: bool = False) -> None:
+    def __init__(self, port: int, fake: bool = False, database: str = "", workers: int = 2) -> None:
+        """`database`: the URL of one on MariaDB; else SQLite."""
         self.port, self.fake = port, fake
+        self.words = ["--port", str(port), "--workers", str(workers), *(["--fake"] if fake else [])]
+        self.words += ["--database", database] if database else []
         self.state = Path(tempfile.mkdtemp(prefix="tri-", dir="/var/tmp"))
         self.state.chmod(0o711)  # machines run as another user
         self.home = self.state / "home"
@@ -48,7 +51,7 @@ class Cloud:
         return done
 
     def up(self) -> None:
-        self.trilith("up", "--port", str(self.port), *(["--fake"] if self.fake else []))
+        self.trilith("up", *self.words)
 
     def down(self) -> None:
         self.trilith("down", "--destroy")

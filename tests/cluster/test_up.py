@@ -69,6 +69,15 @@ def test_from_nothing_to_ready_and_back(cloud: Cloud) -> None:
     assert yaml.safe_load((cloud.config / "openstack" / "clouds.yaml").read_text()) == {"clouds": {}}
 
 
+def test_the_database_of_a_cloud_is_chosen_once(cloud: Cloud) -> None:
+    assert "postgresql is not known" in cloud.run("up", "--fake", "--database", "postgresql://u:p@h/n").stderr
+    assert not (cloud.state.secrets / "database-url").exists()
+    cloud.up()
+    assert "has another database already" in cloud.run("up", "--database", "mysql+pymysql://u:p@h/n").stderr
+    settings = cloud.state.settings()
+    assert cloud.state.database_url(settings) == f"sqlite:///{cloud.state.database}"
+
+
 def test_every_process_may_be_killed(cloud: Cloud) -> None:
     cloud.up()
     before = processes(cloud)

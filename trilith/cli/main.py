@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--no-tls", action="store_true", help="passwords travel unencrypted beyond this machine")
     up.add_argument("--fake", action="store_true", help="pretend machines and networks: no root, no engines")
     up.add_argument("--cluster", type=Path, metavar="FILE", help="cluster file (default: all on this machine)")
+    about = "an empty MariaDB database for a new cloud: mysql+pymysql://USER:PASSWORD@HOST/NAME (default: SQLite)"
+    up.add_argument("--database", metavar="URL", help=about)
     down = command("down", _down, "stop a cloud: machines, processes, network; its data stays")
     down.add_argument("--destroy", action="store_true", help="delete its data too, without asking")
     seen.add_status(command("status", seen.status, "what runs, where, and what is wrong with it (exit code 0, 1 or 3)"))
@@ -130,7 +132,13 @@ def _up(arguments: argparse.Namespace) -> int:
 
     state = _state(arguments)
     asked = Asked(
-        arguments.listen, arguments.port, arguments.workers, arguments.fake, arguments.cluster, arguments.no_tls
+        arguments.listen,
+        arguments.port,
+        arguments.workers,
+        arguments.fake,
+        arguments.cluster,
+        arguments.no_tls,
+        arguments.database,
     )
     settings = up(state, asked, lambda line: print(line, flush=True))
     if not settings.tls and not is_loopback(settings.listen):

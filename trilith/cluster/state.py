@@ -151,9 +151,11 @@ class State:
 
     def database_url(self, settings: Settings) -> str:
         """For SQLAlchemy. In a cluster: this controller's own HAProxy, which knows the node that is written to; it must
-        have a certificate of the cluster's authority, whichever it is."""
+        have a certificate of the cluster's authority, whichever it is. On one machine: SQLite, or the MariaDB server
+        that the cloud was made with."""
         if not settings.clustered:
-            return f"sqlite:///{self.database}"
+            given = self.secrets / "database-url"
+            return given.read_text().strip() if given.exists() else f"sqlite:///{self.database}"
         secured = f"ssl_ca={quote(str(self.tls / 'ca.crt'))}&ssl_check_hostname=false"
         place = f"127.0.0.1:{WRITER_PORT}/trilith?charset=utf8mb4&{secured}"
         return f"mysql+pymysql://trilith:{self.secret('database')}@{place}"

@@ -35,6 +35,7 @@ from trilith.cluster.state import (
     State,
     default_root,
     locked,
+    write_file,
 )
 from trilith.cluster.supervisor import Unit, ask
 
@@ -64,6 +65,8 @@ class Asked:
     fake: bool = False
     cluster: Path | None = None
     no_tls: bool = False
+    database: str | None = None
+    "Of a new cloud: the URL of an empty MariaDB database, for SQLAlchemy."
 
 
 def up(state: State, asked: Asked, say: Say) -> Settings:
@@ -82,6 +85,8 @@ def up(state: State, asked: Asked, say: Say) -> Settings:
             settings = _settled(state, asked)
             say(f"Trilith cloud {settings.cloud_id} at {state.root}")
             _check_machine(state, settings, patience_s=_end_leftovers(state, settings))
+            if asked.database is not None:
+                _take_database(state, asked.database)
             state.write_settings(settings)
             state.make_secrets(settings)
             if settings.tls:
@@ -267,6 +272,16 @@ def _settled(state: State, asked: Asked) -> Settings:
     return settings
 
 
+def _take_database(state: State, url: str) -> None:
+    """The URL holds a password: it is kept as the other secrets are."""
+    if not url.startswith("mysql+pymysql://"):
+        raise Problem(f"{url.partition(':')[0]} is not known. Type: --database mysql+pymysql://USER:PASSWORD@HOST/NAME")
+    file = state.secrets / "database-url"
+    if state.exists() and not (file.exists() and file.read_text().strip() == url):
+        raise Problem(f"The cloud at {state.root} has another database already. Give a new one another --state.")
+    write_file(file, f"{url}\n".encode())
+
+
 def _this_host(cluster: ClusterFile, hostname: str) -> str:
     if len(cluster.hosts) == 1:
         return cluster.hosts[0].name
@@ -286,6 +301,8 @@ def _same(state: State, asked: Asked) -> Settings:
                 f"The cloud at {state.root} runs with {name} {getattr(settings, name)}. "
                 f"To change it: trilith down --state {state.root}, then trilith up again."
             )
+    if asked.database is not None:
+        _take_database(state, asked.database)
     if asked.no_tls and settings.tls:
         raise Problem(
             f"The cloud at {state.root} runs with TLS. To change it: trilith down --state {state.root} first."
