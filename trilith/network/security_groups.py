@@ -84,9 +84,10 @@ def list_(ctx: Ctx) -> Reply | list[Row]:
 
 
 def _have_default(ctx: Ctx, project_id: str) -> None:
-    """In a transaction of its own, before the list's begins to read."""
-    if ctx.store.read(lambda tx: tx.one(SECURITY_GROUP, default_of=project_id)) is None:
+    """Made in a transaction of its own, before which this one began to read: it begins again."""
+    if ctx.tx.one(SECURITY_GROUP, default_of=project_id) is None:
         ctx.store.run(lambda tx: default_group(tx, ctx.new_id, project_id))
+        raise Stale("the default group was not there when the list began")
 
 
 @SECURITY_GROUP.on("create")
