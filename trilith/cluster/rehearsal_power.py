@@ -167,13 +167,11 @@ def make_password(root: Path) -> None:
 
 
 def start(root: Path, authority: Path, address: str, port: int = PORT) -> None:
-    """Returns when it serves; one that serves already is left alone. `authority`: of the cloud, which hosts trust."""
+    """Returns when it serves, anew: one of a version before may not read what this one writes. `authority`: of the
+    cloud, which hosts trust."""
     place = directory(root)
     certificates.keep_certificate(certificates.read_ca(authority), place, "switch", [address])
-    with locked(place / "lock") as free:
-        pass
-    if not free:
-        return
+    stop(root)
     with open(place / "log", "ab") as log:
         words = [sys.executable, "-m", "trilith.cluster.rehearsal_power", str(root), address, str(port)]
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
