@@ -145,7 +145,8 @@ def clean_up(store: RadosStore, rados: FakeRados) -> None:
     rados.skip_s += LEASE_S + 1.0
     RadosStore(rados).sweep()
     left = {name: held.values for name, held in rados.held.items() if not name.startswith("a.")}
-    assert left.keys() <= {"containers", "orphans", "sessions"}, left
+    assert left.keys() <= {"containers", "orphans", "sessions", "endings"}, left
+    RadosStore(rados).due(8 * 86400)
     assert not any(left.values()), left
 
 
@@ -264,6 +265,19 @@ def test_controllers_see_each_others_containers_come_and_go(store: RadosStore, r
     found = store.container("a", "c")
     assert isinstance(found, Container)
     assert (found.headers, found.object_count) == ({"k": "new"}, 1)
+
+
+def test_only_containers_in_which_something_ends_are_asked(store: RadosStore, rados: FakeRados) -> None:
+    put(store, "o", b"", Put("x/y", delete_at_s=100))
+    store.update_object("a", "c", "o", lambda before: Put("x/y", delete_at_s=9_000))
+    assert store.due(200) == []
+    assert len(rados.held["endings"].values) == 2
+    assert store.due(8_000) == []
+    assert len(rados.held["endings"].values) == 1
+    assert [due.name for due in RadosStore(rados).due(20_000)] == ["o"]
+    store.delete_object("a", "c", "o")
+    assert store.due(20_000) == []
+    assert rados.held["endings"].values == {}
 
 
 def test_long_lists_are_read_in_parts(store: RadosStore) -> None:

@@ -6,6 +6,7 @@
     d.<blob>.<number>           bytes, in pieces; the first has a note, whose they are (`rados_blobs`)
     containers                  keys: the id of every container that there is or may be
     orphans                     keys: g..., of containers that are gone
+    endings                     keys: a minute and the id of a container in which objects end then
 
 A change reads the keys that it is about, decides, and writes bound to the version that it read; so it is one step, and
 counts are exact. What several threads want of one container is one such step.
@@ -28,7 +29,7 @@ TRIES = 100
 PAUSE_S = 0.02  # at most, times the number of tries, while others are faster
 HEAD = b"h"
 OBJECT, CONTAINER, ENDS, GARBAGE, BARRED = b"o", b"c", b"t", b"g", b"x"
-CONTAINERS, ORPHANS = "containers", "orphans"
+CONTAINERS, ORPHANS, ENDINGS = "containers", "orphans", "endings"
 T = TypeVar("T")
 Changes = Mapping[bytes, bytes | None]
 encode = msgspec.json.Encoder().encode

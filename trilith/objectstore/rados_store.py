@@ -36,9 +36,18 @@ from trilith.objectstore.store import (
 T = TypeVar("T")
 READERS_S = 3600.0  # that replaced bytes stay; also how old a container must be that nobody knows
 AT_ONCE = 16  # containers that are asked for their counts
+LATE_S = 3600.0  # after which a container is not asked again for what ended then
 BARRED_S = 7 * 86400.0  # that a dead session is remembered
 KNOWN_BOXES = 10_000
 TRIES = 20
+
+
+class _NotRemembered(Fault):
+    """An object gets a time that nobody would look for."""
+
+    def __init__(self, at_s: int | None) -> None:
+        super().__init__("bug", "The time of an object was not remembered.")
+        self.at_s = at_s
 
 
 class RadosStore:
@@ -325,9 +334,17 @@ class RadosStore:
             if check is not None:
                 check(was.told(name))
             put = change(was.told(name))
+            if put.delete_at_s not in (None, was.delete_at_s, *remembered):
+                raise _NotRemembered(put.delete_at_s)
             return was.described(put, newer(name, was, put))
 
-        return self._object(account, container, name, act)
+        remembered: list[int | None] = []
+        while True:
+            try:
+                return self._object(account, container, name, act)
+            except _NotRemembered as unknown:
+                self._in_box(account, container, lambda at, ends=unknown.at_s: self.remember_end(at[2:], ends))  # type: ignore[misc]
+                remembered.append(unknown.at_s)
 
     def delete_object(self, account: str, container: str, name: str, check: Check | None = None) -> Object:
         def act(was: Entry | None) -> None:
@@ -346,14 +363,27 @@ class RadosStore:
     # for whoever looks after the store
 
     def due(self, now_s: int, limit: int = 1000) -> Sequence[Due]:
-        """Asks every container."""
+        """Asks the containers that objects with such a time were put into."""
+        ended: dict[str, list[bytes]] = {}
+        for each, _ in self._records.each(r.ENDINGS, b""):
+            if int(each[:12]) > now_s:
+                break
+            ended.setdefault(each[12:].decode(), []).append(each)
         found: list[Due] = []
-        ids = [each.decode() for each, _ in self._records.each(r.CONTAINERS, b"")]
-        for box_id, part in zip(ids, self._pool.map(self._ends_in, ids), strict=True):
+        for box_id, part in zip(ended, self._pool.map(self._ends_in, ended), strict=True):
             due = [(end_s, name) for end_s, name in part if end_s <= now_s]
             boxes = self._boxes(iter([box_id])) if due else []
             found += [Due(box.account, box.name, name, end_s) for box in boxes for end_s, name in due]
+            over = [each for each in ended[box_id] if int(each[:12]) < now_s - LATE_S]
+            if over and not due:
+                self._rados.change(r.ENDINGS, dict.fromkeys(over))
         return sorted(found, key=lambda each: each.delete_at_s)[:limit]
+
+    def remember_end(self, box_id: str, delete_at_s: int | None) -> None:
+        """Before an object gets this time, so that `due` looks there; the minute is enough."""
+        if delete_at_s is not None:
+            minute = max(delete_at_s, 0) // 60 * 60
+            self._records.register(r.ENDINGS, {f"{minute:012d}{box_id}".encode(): b"-"})
 
     def _ends_in(self, box_id: str) -> list[tuple[int, str]]:
         part = self._rados.range(r.box_at(box_id), r.ENDS, r.ENDS, 1000)
@@ -453,6 +483,7 @@ class RadosWriter:
             return entry.described(put, newer(name, was, put))
 
         new.finish(self._asked)
+        self._store.remember_end(self._asked().box_id, put.delete_at_s)
         try:
             made = self._store.change_object(self._asked(), act, new.session_name)
         except StorageFull:
