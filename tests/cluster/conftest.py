@@ -1,5 +1,6 @@
 """Clouds of stand-ins: real supervisor, hub and agent around a tiny API, each with a directory and ports of its own."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -20,15 +21,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def free_port() -> int:
-    """The first of two neighbouring free ports, below those that the kernel gives to outgoing connections: one of
+    """The first of three neighbouring free ports, below those that the kernel gives to outgoing connections: one of
     these could take the port while its server is being started again."""
     while True:
-        port = random.randrange(15000, 32000, 2)
-        try:
-            with socket.create_server(("127.0.0.1", port)), socket.create_server(("127.0.0.1", port + 1)):
-                return port
-        except OSError:
-            continue
+        port = random.randrange(15000, 32000, 4)
+        with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+            for each in range(port, port + 3):
+                held.enter_context(socket.create_server(("127.0.0.1", each)))
+            return port
 
 
 def eventually(

@@ -251,7 +251,8 @@ def test_beyond_loopback_everything_is_encrypted(cloud: Cloud) -> None:
     assert cloud.run("up", "--listen", "0.0.0.0").returncode == 0
     settings = cloud.state.settings()
     context = ssl.create_default_context(cafile=str(cloud.state.tls / "ca.crt"))
-    for url in (settings.api_url, settings.hub_url):
+    objects_url = settings.api_url.replace(str(settings.port), str(settings.objects_port))
+    for url in (settings.api_url, settings.hub_url, objects_url):
         assert url.startswith("https://127.0.0.1")
         with urllib.request.urlopen(f"{url}/healthz", timeout=5, context=context) as reply:
             assert reply.status == 200

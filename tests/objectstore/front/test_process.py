@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.clients.cloud import Cloud, until
+from tests.cluster.conftest import free_port
 from trilith.cluster import proc
 
 MIB = 1 << 20
@@ -22,7 +23,7 @@ MAY_GROW_KIB = 32 * 1024  # of a worker that took and gave 128 MiB; what it hold
 
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[Cloud]:
-    found = Cloud(port=18794, fake=True)
+    found = Cloud(port=free_port(), fake=True)
     try:
         found.up()
         yield found
