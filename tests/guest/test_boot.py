@@ -243,6 +243,24 @@ def test_metadata_service(tmp_path: Path, machines: list[Machine]) -> None:
     server.server_close()
 
 
+def test_kernel_and_ramdisk_are_a_machine(tmp_path: Path, machines: list[Machine]) -> None:
+    """It has an address, and runs its user data at each boot."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    forward = f"guestfwd=tcp:169.254.169.254:80-cmd:{shutil.which('socat')} STDIO TCP:127.0.0.1:{server.server_port}"
+    boot = ("-kernel", str(image().with_suffix(".vmlinuz")), "-initrd", str(image().with_suffix(".ramdisk")))
+    options = "console=ttyS0,115200 quiet mitigations=off net.ifnames=0"
+    machine = Machine(tmp_path, f",net=169.254.0.0/16,{forward}", (*boot, "-append", options))
+    machines.append(machine)
+    Metadata.documents = {"/openstack/latest/user_data": b"#!/bin/busybox sh\nip -4 -o addr show eth0\ncat /run/none\n"}
+    machine.start()
+    said = machine.wait_for_console("boot complete")
+    assert "inet 169.254.2.15/16" in said
+    assert "can't open '/run/none'" in said
+    server.shutdown()
+    server.server_close()
+
+
 def test_the_image_is_cached() -> None:
     path = image()
     assert path == image()
