@@ -141,11 +141,11 @@ def _suspect(want: Doc, host: Doc, held: str | None) -> list[Act]:
         return [_act("clear", host)]
     if host["takeover"]["word_given"]:
         return [_act("condemn", host)]
-    if host["watched_s"] < want["confirm_s"]:
-        return []
     opinion = host["opinion"]
     old = opinion is None or opinion["age_s"] > ASK_AGAIN_S
-    asking = [_act("ask", host)] if old and not host["asking"] else []
+    asking = [_act("ask", host)] if old and not host["asking"] else []  # at once: witnesses take seconds to give up
+    if host["watched_s"] < want["confirm_s"]:
+        return asking
     if opinion is None or opinion["age_s"] > FRESH_S:
         return asking
     doubt = _doubt(host, opinion["witnesses"])
