@@ -12,11 +12,13 @@ import pytest
 
 from tests.drivers.ceph_lab import CephLab, ceph_lab
 from tests.objectstore.killing import check, kill_again_and_again
+from tests.objectstore.stores import content, names, put
 from trilith.drivers.ceph import Access
 from trilith.drivers.rados import Rados
 from trilith.drivers.rados_fake import FakeRados
 from trilith.kernel.errors import Unavailable
 from trilith.objectstore.rados_store import RadosStore
+from trilith.objectstore.store import Put
 
 __all__ = ["ceph_lab"]
 POOL = "volumes"
@@ -167,10 +169,36 @@ def test_a_pool_that_is_not_there_is_named(ceph_lab: CephLab) -> None:
     rados.close()
 
 
+def test_what_a_silent_process_left_is_swept(ceph_lab: CephLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trilith.objectstore.rados_blobs.LEASE_S", 3)
+    access, namespace = ceph_lab.ceph.access, f"sweep-{uuid.uuid4()}"
+    silent, other = (RadosStore(Rados(access, POOL, namespace)) for _ in range(2))
+    silent.create_container("a", "c", {})
+    put(silent, "done", b"1" * 5_000_000)
+    late = silent.write("a", "c", "late")
+    late.write(bytes(9_000_000))
+    assert len(pieces(ceph_lab, namespace)) == 4
+    assert other.sweep() == 0
+    time.sleep(4)
+    assert other.sweep() == 1
+    assert len(pieces(ceph_lab, namespace)) == 2
+    with pytest.raises(Unavailable, match="stood still"):
+        late.commit(Put("x/y"))
+    assert names(other) == ["done"]
+    assert content(other, "done") == b"1" * 5_000_000
+    silent.close()
+    other.close()
+
+
+def pieces(lab: CephLab, namespace: str) -> list[str]:
+    words = ("rados", "--id=admin", f"--keyfile={lab.ceph.access.key_file}", "-p", POOL, "-N", namespace, "ls")
+    return [name for name in lab.run(*words).split() if name.startswith("d.")]
+
+
 def test_writers_may_be_killed_at_any_moment(ceph_lab: CephLab) -> None:
     access, namespace = ceph_lab.ceph.access, f"kill-{uuid.uuid4()}"
     store = RadosStore(Rados(access, POOL, namespace))
     store.create_container("a", "c", {})
     kind = f"rados:{access.monitors[0]},{access.user},{access.key_file},{POOL},{namespace}"
-    check(store, kill_again_and_again(kind, acknowledged=300))
+    check(store, kill_again_and_again(kind, acknowledged=100))
     store.close()
