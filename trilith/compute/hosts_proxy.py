@@ -1,6 +1,6 @@
 """Hosts as operators saw them until 2.43: who runs what, how much of each is used, out of service and back."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import sqlalchemy as sa
 
@@ -80,10 +80,13 @@ def change_host(ctx: Ctx) -> Row:
     return {"host": host["name"], "status": f"{status}d"}
 
 
+POWER_ACTIONS = ("startup", "shutdown", "reboot")
+
+
 @COMPUTE.route("GET", "/os-hosts/{host_name}/{power_action}", "admin", until=UNTIL)
-def power(ctx: Ctx) -> None:
+def power(ctx: Ctx) -> NoReturn:
     """The hosts' power is not compute's to switch."""
-    if ctx.path["power_action"] not in ("startup", "shutdown", "reboot"):
+    if ctx.path["power_action"] not in POWER_ACTIONS:
         raise Fault("missing", "The resource could not be found.")
     host = _host(ctx)
     raise Fault("invalid", f"Host {host['name']} cannot be switched on or off through this API.")

@@ -1,7 +1,7 @@
 """What can be done to a server: power, locks, rescue, security groups, states. Each verb changes what is wanted."""
 
 import secrets
-from typing import Any
+from typing import Any, NoReturn
 
 from trilith.compute.instance_actions import record
 from trilith.compute.server_disks import check_ram
@@ -145,7 +145,7 @@ def unrescue(ctx: Ctx, row: Row, body: Any) -> None:
 
 
 @SERVER.verb("changePassword", "member", body=Object({"adminPass": Member(Text(255), required=True)}))
-def change_password(ctx: Ctx, row: Row, body: Row) -> None:
+def change_password(ctx: Ctx, row: Row, body: Row) -> NoReturn:
     """Needs an agent inside the guest; there is none."""
     must(ctx, row, "set_admin_password", "active")
     raise Fault("conflict", f"Failed to set admin password on {row['id']} because it has no guest agent.")
@@ -208,7 +208,7 @@ def force_delete(ctx: Ctx, row: Row, body: Any) -> None:
 
 
 @SERVER.verb("restore", "member")
-def restore(ctx: Ctx, row: Row, body: Any) -> None:
+def restore(ctx: Ctx, row: Row, body: Any) -> NoReturn:
     """Deleted servers are gone: none is kept to be restored."""
     message = f"Cannot 'restore' instance {row['id']} while it is in vm_state {row['vm_state']}"
     raise Fault("conflict", message)

@@ -1,5 +1,6 @@
 """``/v2/schemas/...``: JSON schemas, derived from the declaration."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trilith.image.images import IMAGE
@@ -63,10 +64,16 @@ def collection(name: str, of: Row) -> Row:
     return {"name": name, "properties": shown, "links": links}
 
 
+SCHEMAS: Mapping[str, Callable[[], Row]] = {
+    "image": image,
+    "images": lambda: collection("images", image()),
+    "member": member,
+    "members": lambda: collection("members", member()),
+}
+
+
 @IMAGES.route("GET", "/schemas/{name}", "anyone")
 def schema(ctx: Ctx) -> Row:
-    known = {"image": image(), "member": member()}
-    known |= {"images": collection("images", known["image"]), "members": collection("members", known["member"])}
-    if ctx.path["name"] not in known:
+    if ctx.path["name"] not in SCHEMAS:
         raise Fault("missing", "The resource could not be found.")
-    return known[ctx.path["name"]]
+    return SCHEMAS[ctx.path["name"]]()

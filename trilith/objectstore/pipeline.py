@@ -43,6 +43,7 @@ METHODS: Mapping[str, Mapping[str, Work]] = {
         "COPY": objects.copy,
     },
 }
+OF_SERVICE, METHODS_OF_SERVICE = ("/info", "/healthcheck", "/healthz"), ("GET", "HEAD", "OPTIONS")
 
 
 class Front:
@@ -64,10 +65,10 @@ class Front:
 
     def _of_service(self, request: Request, path: str) -> Response | None:
         """What is no account's."""
-        if path not in ("/info", "/healthcheck", "/healthz"):
+        if path not in OF_SERVICE:
             return None
-        if request.method not in ("GET", "HEAD", "OPTIONS"):
-            raise Answered(405, "", {"allow": "GET, HEAD, OPTIONS"})
+        if request.method not in METHODS_OF_SERVICE:
+            raise Answered(405, "", {"allow": ", ".join(METHODS_OF_SERVICE)})
         if path == "/info":
             body = json.dumps(information()).encode()
             return Response(200, {"content-type": "application/json; charset=UTF-8"}, body)

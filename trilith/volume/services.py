@@ -33,6 +33,7 @@ def list_services(ctx: Ctx) -> Row:
     return {"services": found}
 
 
+ACTIONS = ("enable", "disable", "disable-log-reason")
 CHANGE = Object(
     {
         "host": Member(Text(255, 1), required=True),
@@ -47,7 +48,7 @@ CHANGE = Object(
 def change(ctx: Ctx) -> Row:
     """A disabled host gets no new volumes; those that it has stay as they are."""
     action, body = ctx.path["action"], ctx.body
-    if action not in ("enable", "disable", "disable-log-reason"):
+    if action not in ACTIONS:
         raise Fault("missing", f"Unknown action: {action}")
     reason = body.get("disabled_reason")
     if action == "disable-log-reason" and not reason:
