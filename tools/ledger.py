@@ -1,4 +1,4 @@
-"""The ledger: every operation that upstream's API references name, and what becomes of it here.
+"""The ledger: every operation of upstream's API references, and what becomes of it here.
 
     python -m tools.ledger             totals of each service, as they stand in README.md
     python -m tools.ledger --missing   the operations that are not built
@@ -8,7 +8,7 @@
     done      it works, as its declaration says
     refused   it is answered, always with upstream's error; the reason says why
     missing   it is not built, and answers 404 (an unknown action: 400)
-    own       it is built, and upstream's API references do not name it
+    own       it is built, and not on the list of operations that was made from upstream's API references
 
 A path has ``{}`` for each variable part and no project's id; an action is the key of the body (``os-start``), or what
 the query says (``?bulk-delete``). ``tests/contract/test_ledger.py`` compares the files with the declarations.
