@@ -7,7 +7,7 @@
 
     done      it works, as its declaration says
     refused   it is answered, always with upstream's error; the reason says why
-    missing   it is not built, and answers 404 (an unknown action: 400)
+    missing   it is not built, and answers 404 (405 where the path has other methods, 400 for an unknown action)
     own       it is built, and not on the list of operations that was made from upstream's API references
 
 A path has ``{}`` for each variable part and no project's id; an action is the key of the body (``os-start``), or what

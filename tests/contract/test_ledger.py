@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NoReturn
 
-from tests.contract import declared
+import pytest
+
+from tests.contract import declared, samples
+from tests.contract.cloud import Cloud
 from tools import ledger
 from tools.ledger import Operation, Row
 from trilith.compute import hosts_proxy
@@ -110,6 +113,21 @@ def test_all_that_the_ledger_calls_built_is_built() -> None:
 
 def test_what_is_missing_is_not_built() -> None:
     assert [str(operation) for operation in rows("missing") if answered(operation)] == []
+
+
+@pytest.mark.parametrize("at", ["", "compute 2.104, volume 3.71"])
+def test_what_is_missing_says_so(cloud: Cloud, at: str) -> None:
+    """To an administrator, whom no policy stops: no such path, method, or action."""
+    wrong = []
+    for operation in rows("missing"):
+        path, method, action = operation
+        if path.startswith(messages.PREFIX):  # another application: `of_object_store` says what it knows
+            continue
+        body = {action: {}} if action else {"host": "nowhere"} if method in ("POST", "PUT", "PATCH") else None
+        answer = cloud.ask(method, path.replace("{}", samples.SOME_ID), "owner", body, at)
+        if answer.status not in (404, 405) and not (action and answer.status == 400):
+            wrong.append(f"{operation}: {answer.status}")
+    assert wrong == []
 
 
 def test_what_is_refused_is_refused_always_and_for_a_reason() -> None:
