@@ -24,6 +24,9 @@ README = ledger.FOLDER.parents[2] / "README.md"
 
 # The words that a variable part of a path may be, where upstream's references name them one by one.
 WORDS = {
+    "/compute/v2.1/os-certificates/{certificate}": ("root",),
+    "/compute/v2.1/os-cloudpipe/{change}": ("configure-project",),
+    "/compute/v2.1/os-floating-ips-bulk/{change}": ("delete",),
     "/compute/v2.1/os-hosts/{host_name}/{power_action}": hosts_proxy.POWER_ACTIONS,
     "/compute/v2.1/os-services/{action}": compute_services.ACTIONS,
     "/image/v2/schemas/{name}": tuple(schemas.SCHEMAS),
