@@ -26,6 +26,8 @@ WATCHDOG_ACTIONS = ("disabled", "reset", "poweroff", "pause", "none")
 RECONNECT_S = 120  # that a guest's request waits for a volume's host: its agent, or the host itself, starts again
 CEPH_KEY = "ceph.key"  # the file in a machine's directory with which it opens its disks in Ceph
 MONITOR_PORT = "3300"
+# five levels of pages and `rep movsb` (which is emulated byte by byte) only cost an emulated guest time
+EMULATED = "max,la57=off,erms=off"
 CODE_CACHE_MIB = 32  # of the TCG translator; its default is most of a small machine's memory
 
 
@@ -185,7 +187,7 @@ def arguments(
     words = ["-name", f"guest={server_id},debug-threads=on", "-uuid", server_id, "-nodefaults", "-no-user-config"]
     words += ["-machine", f"{MACHINE},usb=off,vmport=off,dump-guest-core=off,hpet=off"]
     words += ["-accel", "kvm" if accel == "kvm" else f"tcg,thread=multi,tb-size={CODE_CACHE_MIB}"]
-    words += ["-cpu", "host" if accel == "kvm" else "max,la57=off", "-smp", f"{spec['vcpus']},sockets={spec['vcpus']}"]
+    words += ["-cpu", "host" if accel == "kvm" else EMULATED, "-smp", f"{spec['vcpus']},sockets={spec['vcpus']}"]
     words += ["-m", f"{spec['ram_mib']}M", "-rtc", "base=utc", "-boot", "strict=on", "-display", "none"]
     words += ["-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1"]
     # guests know by these names that they run in an OpenStack cloud, and where to look for their metadata

@@ -119,7 +119,10 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
     writers = None
     if drill.machines:
         say(f"{drill.name}: {drill.machines} machines that write")
-        writers = Writers(stage, standing, drill.machines, drill.host(site) if drill.host else None)
+        host = drill.host(site) if drill.host else None
+        there = [key for key, kind in promises.made.items() if kind == "server"] + stage.servers
+        others = sum(stage.host_of(key) == host for key in there) if host else 0
+        writers = Writers(stage, standing, drill.machines - others, host)
     promises.starts = {key: start for key, start in audit.starts(site.looks()).items() if key in promises.made}
     say(f"{drill.name}: measuring the usual for {BEFORE_S:.0f} s")
     rate = LIGHT_RATE if drill.machines else RATE

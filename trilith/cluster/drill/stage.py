@@ -66,11 +66,12 @@ class Stage:
     @property
     def standing(self) -> set[str]:
         """Servers and images that stand from the first drill to the last."""
-        return {*self._machines, *self._images.made}
+        return {*self.servers, *self._images.made}
 
     @property
-    def _machines(self) -> set[str]:
-        return {key for key, kind in self._pinged.made.items() if kind == "server"}
+    def servers(self) -> list[str]:
+        """Those that only answer pings."""
+        return [key for key, kind in self._pinged.made.items() if kind == "server"]
 
     def make_machines(self) -> None:
         """Machines with floating addresses that answer pings. Raises `Broken` when they do not come."""
@@ -141,7 +142,7 @@ class Stage:
         """Everything goes; what is gone already is fine."""
         for key in self._floating.values():
             self._remove(f"{NETWORK}/floatingips/{key}")
-        for server in self._machines:
+        for server in self.servers:
             self._remove(f"{COMPUTE}/servers/{server}")
             self._until_gone(f"{COMPUTE}/servers/{server}")
         if self.router:
