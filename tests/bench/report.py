@@ -114,9 +114,16 @@ def _compare_section(results: Results, directory: Path) -> str:
         parts.append(f"![ratios]({DIRECTORY}/ratios.svg)")
     parts += ["### Rates and latencies", *_rates(results)]
     parts += ["### Starts, memory, storms, images", _facts(results)]
+    parts += [_failures(results)]
     if busy := max((s.other_percent for s in results.samples), default=0.0):
         parts.append(f"What else the machine did while one side was measured, of all cores: at most {busy:.0f} %.")
     return "\n\n".join(parts)
+
+
+def _failures(results: Results) -> str:
+    found = [s for s in results.samples if s.failed]
+    told = "; ".join(f"{s.case}, {NAMES[s.side]}, {s.clients} clients: {s.failed} of {s.count}" for s in found)
+    return f"Requests that failed: {told or 'none'}."
 
 
 def _ratios(results: Results) -> dict[str, float]:
