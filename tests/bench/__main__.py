@@ -105,6 +105,7 @@ def _compare(given: argparse.Namespace, quick: bool, docs: Path | None, work: Pa
     results = Results(Machine.here())
     results.conditions |= {
         "worker processes": f"{WORKERS} for the API on each side; upstream's for each of its six APIs",
+        "schemas": "Trilith makes its own when it first starts; upstream's are made before its services start",
         "password hashes": f"bcrypt, {HASH_ROUNDS} rounds, on both sides",
         "repetitions": f"{extent.rounds} rounds of {extent.for_s:g} s for each case, number of clients and side",
         "servers": f"{extent.servers:,}, of which one was made through the API and the others are copies of its rows",
@@ -117,6 +118,7 @@ def _compare(given: argparse.Namespace, quick: bool, docs: Path | None, work: Pa
     finally:
         if results.samples:
             print(report.plain(*report.cpu_rows(results)))
+            print(f"\n{report.plain(*report.fact_rows(results))}\n")
             print(report.busy_words(results))
             _keep(results, docs, "compare")
     return 0
@@ -146,8 +148,8 @@ def _sides(names: list[str], work: Path, port: int, results: Results, say: Say) 
         say("upstream: installing it")
         venv = install()
         results.machine.versions |= versions()
-        measure_install(report.UPSTREAM, ROOT / "requirements-upstream.lock", venv, results)
-        measure_install(report.SQLITE, ROOT / "requirements.lock", ROOT / ".venv", results)
+        measure_install(report.UPSTREAM, ROOT / "requirements-upstream.lock", results)
+        measure_install(report.SQLITE, ROOT / "requirements.lock", results)
         made[report.UPSTREAM] = Upstream(work / "up", venv, port + UPSTREAM_AT)
     sqlite = Trilith(work / "lite", port + SQLITE_AT, WORKERS, on_mariadb=False)
     made[report.SQLITE] = sqlite

@@ -55,6 +55,7 @@ def running(sides: list[Side], results: Results, say: Say, idle_s: float) -> Ite
                 continue
             results.fact("schema", side.name, side.schema_s, "s")
             results.fact("start to ready", side.name, side.start_s, "s")
+            results.fact("schema and start", side.name, side.schema_s + side.start_s, "s")
             at_rest(side, results, "new", say, idle_s)
         yield
 
