@@ -64,8 +64,8 @@ def main() -> int:
         return 1
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    if docs is not None:
-        say(f"written: {report.write_page(docs)}")
+        if docs is not None and docs.is_dir():
+            say(f"written: {report.write_page(docs)}")
     return max(codes)
 
 
@@ -105,10 +105,28 @@ def _compare(given: argparse.Namespace, quick: bool, docs: Path | None, work: Pa
     results = Results(Machine.here())
     results.conditions |= {
         "worker processes": f"{WORKERS} for the API on each side; upstream's for each of its six APIs",
+        "schemas": "Trilith makes its own when it first starts; upstream's are made before its services start",
         "password hashes": f"bcrypt, {HASH_ROUNDS} rounds, on both sides",
         "repetitions": f"{extent.rounds} rounds of {extent.for_s:g} s for each case, number of clients and side",
         "servers": f"{extent.servers:,}, of which one was made through the API and the others are copies of its rows",
     }
+    try:
+        _measure(names, given, extent, work, results, say)
+    except (Failed, AssertionError) as error:  # hours of measurements are kept, and say that they are not all
+        results.conditions["not complete"] = f"the run ended early: {str(error).splitlines()[0]}"
+        raise
+    finally:
+        if results.samples:
+            print(report.plain(*report.cpu_rows(results)))
+            print(f"\n{report.plain(*report.fact_rows(results))}\n")
+            print(report.busy_words(results))
+            _keep(results, docs, "compare")
+    return 0
+
+
+def _measure(
+    names: list[str], given: argparse.Namespace, extent: compare.Extent, work: Path, results: Results, say: Say
+) -> None:
     sides = _sides(names, work, given.port, results, say)
     with compare.running(sides, results, say, extent.idle_s):
         filled = compare.fill_all(sides, extent, say)
@@ -122,10 +140,6 @@ def _compare(given: argparse.Namespace, quick: bool, docs: Path | None, work: Pa
                 for side in sides:
                     if isinstance(side, Upstream):
                         ask_upstream(side, hosts, extent.rounds, results)
-    print(report.plain(*report.cpu_rows(results)))
-    print(report.busy_words(results))
-    _keep(results, docs, "compare")
-    return 0
 
 
 def _sides(names: list[str], work: Path, port: int, results: Results, say: Say) -> list[Side]:
@@ -134,8 +148,8 @@ def _sides(names: list[str], work: Path, port: int, results: Results, say: Say) 
         say("upstream: installing it")
         venv = install()
         results.machine.versions |= versions()
-        measure_install(report.UPSTREAM, ROOT / "requirements-upstream.lock", venv, results)
-        measure_install(report.SQLITE, ROOT / "requirements.lock", ROOT / ".venv", results)
+        measure_install(report.UPSTREAM, ROOT / "requirements-upstream.lock", results)
+        measure_install(report.SQLITE, ROOT / "requirements.lock", results)
         made[report.UPSTREAM] = Upstream(work / "up", venv, port + UPSTREAM_AT)
     sqlite = Trilith(work / "lite", port + SQLITE_AT, WORKERS, on_mariadb=False)
     made[report.SQLITE] = sqlite
@@ -149,7 +163,7 @@ def _more(sides: list[Side], filled: dict[str, Filled], extent: compare.Extent, 
     for count, rounds in extent.storms:
         for number in range(rounds):
             for side in sides:
-                say(f"{side.name}: {count:,} servers at once, {number + 1} of {rounds}")
+                say(f"{side.name}: storm of {count:,}, {number + 1} of {rounds}")
                 storm(side, filled[side.name], count, count * 100 + number, results)
     for _ in range(extent.rounds):
         for side in sides:
@@ -163,9 +177,12 @@ def _more(sides: list[Side], filled: dict[str, Filled], extent: compare.Extent, 
 
 def _scale(given: argparse.Namespace, quick: bool, docs: Path | None, work: Path, say: Say) -> int:
     results = Results(Machine.here())
-    grow(SMALL if quick or given.small else WIDE, work, results, say)
-    print(report.scale_table(results, report.plain))
-    _keep(results, docs, "scale")
+    try:
+        grow(SMALL if quick or given.small else WIDE, work, results, say)
+    finally:  # what was measured is kept, up to the size that was reached
+        if results.facts:
+            print(report.scale_table(results, report.plain))
+            _keep(results, docs, "scale")
     return 0
 
 

@@ -16,6 +16,7 @@ from tests.bench.results import Results, Sample
 from tests.bench.sessions import Failed
 
 Say = Callable[[str], None]
+MOST_FAILED = 0.1  # of a span's requests: more is no measurement; fewer stand in the page
 FIRST = 4  # requests at once that are not measured, so that each worker process has done it before
 
 
@@ -54,6 +55,7 @@ def running(sides: list[Side], results: Results, say: Say, idle_s: float) -> Ite
                 continue
             results.fact("schema", side.name, side.schema_s, "s")
             results.fact("start to ready", side.name, side.start_s, "s")
+            results.fact("schema and start", side.name, side.schema_s + side.start_s, "s")
             at_rest(side, results, "new", say, idle_s)
         yield
 
@@ -116,7 +118,7 @@ def _sample(
         outcome = load(operations, clients, for_s, number * 1_000_000)
     if not outcome.count:
         raise Failed(f"{case.title} on {side.name}: nothing was asked")
-    if outcome.failed:
+    if outcome.failed > MOST_FAILED * outcome.count:
         raise Failed(f"{case.title} on {side.name}: {dict(outcome.statuses)}")
     return Sample(
         case=case.key,

@@ -37,7 +37,9 @@ def write_page(docs: Path) -> Path:
     found = directory / "machines.json"
     if found.exists():
         results = Results.read(found)
-        sections.append("\n\n".join(["## Real machines and networks", machine_words(results), _facts(results)]))
+        sections.append(
+            "\n\n".join(["## Real machines and networks", machine_words(results), table(*fact_rows(results))])
+        )
     else:
         sections.append("## Real machines and networks\n\nThis part was not run yet: `make bench PART=machines`.")
     page = docs / "benchmarks.md"
@@ -113,10 +115,17 @@ def _compare_section(results: Results, directory: Path) -> str:
         (directory / "ratios.svg").write_text(drawn)
         parts.append(f"![ratios]({DIRECTORY}/ratios.svg)")
     parts += ["### Rates and latencies", *_rates(results)]
-    parts += ["### Starts, memory, storms, images", _facts(results)]
+    parts += ["### Starts, memory, storms, images", table(*fact_rows(results))]
+    parts += [_failures(results)]
     if busy := max((s.other_percent for s in results.samples), default=0.0):
         parts.append(f"What else the machine did while one side was measured, of all cores: at most {busy:.0f} %.")
     return "\n\n".join(parts)
+
+
+def _failures(results: Results) -> str:
+    found = [s for s in results.samples if s.failed]
+    told = "; ".join(f"{s.case}, {NAMES[s.side]}, {s.clients} clients: {s.failed} of {s.count}" for s in found)
+    return f"Requests that failed: {told or 'none'}."
 
 
 def _ratios(results: Results) -> dict[str, float]:
@@ -152,7 +161,8 @@ def _rate_cells(results: Results, case: Case, side: str, clients: int) -> list[s
     return [short(rate.median), f"{short(half.median)} ({short(slow.median)})"]
 
 
-def _facts(results: Results) -> str:
+def fact_rows(results: Results) -> tuple[list[str], list[list[str]]]:
+    """All that is no request."""
     sides = list(dict.fromkeys(fact.side for fact in results.facts))
     both = UPSTREAM in sides and SQLITE in sides
     head = ["", "unit", *(NAMES.get(side, side) for side in sides), *(["upstream / SQLite"] if both else [])]
@@ -160,7 +170,7 @@ def _facts(results: Results) -> str:
     for (name, unit), spreads in results.fact_spreads().items():
         row = [name, unit, *(_with_range(spreads.get(side)) for side in sides)]
         rows.append([*row, *([_ratio(spreads.get(UPSTREAM), spreads.get(SQLITE))] if both else [])])
-    return table(head, rows)
+    return head, rows
 
 
 def _scale_section(results: Results, directory: Path) -> str:

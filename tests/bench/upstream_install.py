@@ -35,17 +35,17 @@ def _make(venv: Path, lock: Path) -> None:
     _run(venv / "bin/python", "-m", "compileall", "-q", "-j", "0", venv / "lib")
 
 
-def measure_install(side: str, lock: Path, installed: Path, results: Results) -> None:
+def measure_install(side: str, lock: Path, results: Results) -> None:
     """How long an environment takes to make from its lock file, with whatever packages are in the cache of this
-    machine, and what it takes on disk. What was made is removed; `installed` is the one that is used."""
+    machine, and what it takes on disk. What was made is removed again."""
     trial = cache_dir() / "bench" / "trial"
     shutil.rmtree(trial, ignore_errors=True)
     begun = time.monotonic()
     _make(trial, lock)
     results.fact("install: Python packages", side, time.monotonic() - begun, "s")
+    results.fact("disk: Python packages", side, disk_mib([trial]), "MiB")
+    results.fact("Python packages", side, len(list(trial.glob("lib/python3*/site-packages/*.dist-info"))), "")
     shutil.rmtree(trial)
-    results.fact("disk: Python packages", side, disk_mib([installed]), "MiB")
-    results.fact("Python packages", side, len(list(installed.glob("lib/python3*/site-packages/*.dist-info"))), "")
 
 
 def disk_mib(directories: list[Path]) -> float:
