@@ -23,7 +23,7 @@ LOOK_EACH_S = 2.0
 WROTE = re.compile(r"stamps: wrote (\d+), slowest (\d+) s")
 FOUND = re.compile(r"stamps: found (\d+) records of (\d+) lives, (\d+) out of order")
 FAILED = "stamps: failed"
-BEGAN = re.compile(r"stamps: begins|trilith-guest: Linux|[Pp]anic|Oops|BUG:|Out of memory|rcu:")
+BEGAN = re.compile(r"stamps: begins|trilith-guest: Linux|[Pp]anic|Oops|BUG:|RIP:|fault|exception|Out of memory|rcu:")
 
 
 @dataclass(frozen=True)
