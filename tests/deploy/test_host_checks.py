@@ -8,6 +8,7 @@ from tests.deploy.conftest import good_facts
 from trilith.cluster.cluster_file import Ceph, ClusterFile, ExistingCeph
 from trilith.cluster.deploy_apply import clock_offset_s
 from trilith.cluster.host_checks import problems, warnings
+from trilith.cluster.state import DEFAULT_PORT
 
 Facts = dict[str, Any]
 
@@ -64,6 +65,14 @@ def test_what_engines_of_ours_have_is_not_taken(cluster: ClusterFile) -> None:
     facts = good_facts(cluster, "c1")
     facts["listening"] = {"443": "haproxy", "3306": "mariadbd", "9200": "trilith", "25672": "beam.smp"}
     assert found(cluster, "c1", facts) == []
+
+
+def test_an_object_store_needs_a_port_of_controllers(cluster: ClusterFile) -> None:
+    facts = good_facts(cluster, "c1")
+    facts["listening"] = {str(DEFAULT_PORT + 2): "nginx"}
+    assert found(cluster, "c1", facts) == []
+    own = msgspec.structs.replace(cluster, ceph=Ceph())
+    assert found(own, "c1", facts) == [f"port {DEFAULT_PORT + 2} is taken by nginx."]
 
 
 def test_ceph_needs_a_port_of_controllers_and_memory_of_storage_hosts(cluster: ClusterFile) -> None:

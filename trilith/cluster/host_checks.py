@@ -7,6 +7,7 @@ import ipaddress
 from typing import Any
 
 from trilith.cluster.cluster_file import ClusterFile, Host
+from trilith.cluster.engines.ceph import MONITOR_PORT
 from trilith.cluster.state import DEFAULT_PORT, KEEPER_PORT, WRITER_PORT
 
 Facts = dict[str, Any]
@@ -42,7 +43,9 @@ def ports(cluster: ClusterFile, host: Host) -> dict[int, frozenset[str]]:
     if "control" in host.roles:
         found |= ENGINE_PORTS
         if cluster.own_ceph is not None:
-            found[3300] = frozenset({"ceph-mon"})
+            found[MONITOR_PORT] = frozenset({"ceph-mon"})
+        if cluster.ceph is not None:
+            found[DEFAULT_PORT + 2] = OURS  # the object store
     if "logging" in host.roles:
         found[6514] = frozenset({"rsyslogd"})
     return found
