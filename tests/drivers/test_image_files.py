@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.full_disk import full_disk
 from trilith.drivers.image_files import ImageFiles, StorageFull, Stored, TooLarge, WrongFormat, WrongSize
 from trilith.kernel.errors import Unavailable
 
@@ -220,16 +221,6 @@ def test_the_limit_ends_the_upload_and_not_the_memory(files: ImageFiles, tmp_pat
     with pytest.raises(TooLarge, match="limit is 10"):
         files.write("i1", endless(), "raw", 10, 11)
     assert left_over(files, tmp_path) == []
-
-
-@contextmanager
-def full_disk(at_bytes: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (at_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(files: ImageFiles, tmp_path: Path) -> None:

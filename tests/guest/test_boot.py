@@ -219,12 +219,20 @@ class Metadata(BaseHTTPRequestHandler):
         pass
 
 
-def test_metadata_service(tmp_path: Path, machines: list[Machine]) -> None:
+@pytest.fixture
+def metadata() -> Iterator[str]:
+    """Options of a network in which `Metadata` answers."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     # The metadata address has to lie in QEMU's user network to be forwarded; each connection gets a program.
     forward = f"guestfwd=tcp:169.254.169.254:80-cmd:{shutil.which('socat')} STDIO TCP:127.0.0.1:{server.server_port}"
-    machine = Machine(tmp_path, network=f",net=169.254.0.0/16,{forward}")
+    yield f",net=169.254.0.0/16,{forward}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_metadata_service(tmp_path: Path, machines: list[Machine], metadata: str) -> None:
+    machine = Machine(tmp_path, network=metadata)
     machines.append(machine)
     Metadata.documents = {
         "/openstack/latest/meta_data.json": json.dumps(meta_data(machine.key)).encode(),
@@ -239,26 +247,19 @@ def test_metadata_service(tmp_path: Path, machines: list[Machine]) -> None:
     assert machine.ssh(f"curl -s {server_url}/local-ipv4") == "169.254.0.15"
     assert machine.ssh(f"curl -f {server_url}/nothing || echo $?") == "22\n"
     assert machine.ssh("awk -F: '$1 == \"root\" {print $2}' /etc/shadow") == "*\n", "no password was given, none is set"
-    server.shutdown()
-    server.server_close()
 
 
-def test_kernel_and_ramdisk_are_a_machine(tmp_path: Path, machines: list[Machine]) -> None:
+def test_kernel_and_ramdisk_are_a_machine(tmp_path: Path, machines: list[Machine], metadata: str) -> None:
     """It has an address, and runs its user data at each boot."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    forward = f"guestfwd=tcp:169.254.169.254:80-cmd:{shutil.which('socat')} STDIO TCP:127.0.0.1:{server.server_port}"
     boot = ("-kernel", str(image().with_suffix(".vmlinuz")), "-initrd", str(image().with_suffix(".ramdisk")))
     options = "console=ttyS0,115200 quiet mitigations=off net.ifnames=0"
-    machine = Machine(tmp_path, f",net=169.254.0.0/16,{forward}", (*boot, "-append", options))
+    machine = Machine(tmp_path, metadata, (*boot, "-append", options))
     machines.append(machine)
     Metadata.documents = {"/openstack/latest/user_data": b"#!/bin/busybox sh\nip -4 -o addr show eth0\ncat /run/none\n"}
     machine.start()
     said = machine.wait_for_console("boot complete")
     assert "inet 169.254.2.15/16" in said
     assert "can't open '/run/none'" in said
-    server.shutdown()
-    server.server_close()
 
 
 def test_the_image_is_cached() -> None:

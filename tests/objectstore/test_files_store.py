@@ -4,11 +4,11 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.full_disk import full_disk
 from tests.objectstore.killing import ROOT
 from tests.objectstore.stores import content, files_store, names, put
 from trilith.drivers.object_files import SESSION_SLOTS, SLOTS
@@ -176,16 +176,6 @@ def test_a_torn_note_leaves_the_one_before_it(store: FilesStore, directory: Path
     again = rebuilt(directory)
     assert again.object("a", "c", "o") == made
     again.close()
-
-
-@contextmanager
-def full_disk(at_bytes: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (at_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(store: FilesStore, directory: Path) -> None:

@@ -26,24 +26,31 @@ def supervisor(state: State) -> None:
 
 
 def api(state: State) -> None:
-    """Granian with its workers forked from one parent that has everything imported."""
-    from granian.constants import Interfaces, SSLProtocols
-    from granian.log import LogLevels
-    from granian.server import Server
+    from granian.constants import Interfaces
 
     settings = state.settings()
     app = _entry(settings, "api", "app")
     _in_fork(lambda: _entry(settings, "bootstrap", "bootstrap")(state, settings))
+    gc.set_threshold(*GARBAGE)
+    wsgi: dict[str, Any] = {"interface": Interfaces.WSGI, "blocking_threads": THREADS}
+    _granian(state, settings, f"{settings.program}.api:app", app, settings.port, wsgi)
+
+
+def _granian(
+    state: State, settings: Settings, target: str, app: Callable[[], Any], port: int, kind: dict[str, Any]
+) -> None:
+    """Serves until SIGTERM, with workers forked from one parent that has everything imported."""
+    from granian.constants import SSLProtocols
+    from granian.log import LogLevels
+    from granian.server import Server
+
     gc.collect()
     gc.freeze()  # what is here now stays shared between the workers
-    gc.set_threshold(*GARBAGE)
     server = Server(
-        f"{settings.program}.api:app",
+        target,
         address=settings.listen,
-        port=settings.port,
-        interface=Interfaces.WSGI,
+        port=port,
         workers=settings.workers,
-        blocking_threads=THREADS,
         respawn_failed_workers=True,
         workers_kill_timeout=KILL_WORKER_S,
         ssl_cert=state.tls / "host.crt" if settings.encrypted else None,
@@ -51,6 +58,7 @@ def api(state: State) -> None:
         ssl_protocol_min=SSLProtocols.tls12,
         log_level=LogLevels.error,
         log_dictconfig={"loggers": {"_granian": {"propagate": True}, "granian.access": {"propagate": False}}},
+        **kind,
     )
     server.serve(target_loader=functools.partial(_load, app), wrap_loader=False)
 
@@ -78,33 +86,15 @@ def _in_fork(work: Callable[[], None]) -> None:
 
 
 def objects(state: State) -> None:
-    """Granian again, with ASGI: bodies stream both ways, and a slow client holds no thread."""
-    from granian.constants import HTTPModes, Interfaces, SSLProtocols
-    from granian.log import LogLevels
-    from granian.server import Server
+    """ASGI: bodies stream both ways, and a slow client holds no thread."""
+    from granian.constants import HTTPModes, Interfaces
 
     from trilith.cluster import objects
 
     settings = state.settings()
     _in_fork(lambda: objects.prepare(state, settings))
-    gc.collect()
-    gc.freeze()
-    server = Server(
-        "trilith.cluster.objects:app",
-        address=settings.listen,
-        port=settings.objects_port,
-        interface=Interfaces.ASGI,
-        http=HTTPModes.http1,
-        workers=settings.workers,
-        respawn_failed_workers=True,
-        workers_kill_timeout=KILL_WORKER_S,
-        ssl_cert=state.tls / "host.crt" if settings.encrypted else None,
-        ssl_key=state.tls / "host.key" if settings.encrypted else None,
-        ssl_protocol_min=SSLProtocols.tls12,
-        log_level=LogLevels.error,
-        log_dictconfig={"loggers": {"_granian": {"propagate": True}, "granian.access": {"propagate": False}}},
-    )
-    server.serve(target_loader=functools.partial(_load, objects.app), wrap_loader=False)
+    asgi: dict[str, Any] = {"interface": Interfaces.ASGI, "http": HTTPModes.http1}
+    _granian(state, settings, "trilith.cluster.objects:app", objects.app, settings.objects_port, asgi)
 
 
 def hub(state: State) -> None:

@@ -59,40 +59,44 @@ class Rados:
 
     def values(self, name: str, keys: Sequence[bytes]) -> tuple[Values, int] | None:
         """Those of `keys` that it has, and its version; None if there is no such object."""
-        with self._way() as (c, way):
-            op, found, code = c.rados_create_read_op(), c_void_p(), c_int()
-            try:
-                c.rados_read_op_omap_get_vals_by_keys2(
-                    c_void_p(op), _texts(keys), c_size_t(len(keys)), _lengths(keys), byref(found), byref(code)
-                )
-                result = c.rados_read_op_operate(c_void_p(op), way, name.encode(), 0)
-                values = self._taken(found)
-            finally:
-                c.rados_release_read_op(c_void_p(op))
-            if result == -errno.ENOENT:
-                return None
-            self._check(result or code.value, f"read {name}")
-            return dict(values), int(c.rados_get_last_version(way))
+
+        def ask(c: Any, op: c_void_p, found: Any, code: Any) -> None:
+            lengths = c_size_t(len(keys)), _lengths(keys)
+            c.rados_read_op_omap_get_vals_by_keys2(op, _texts(keys), *lengths, found, code)
+
+        read = self._read(name, "read", ask)
+        return None if read is None else (dict(read[0]), read[1])
 
     def range(
         self, name: str, after: bytes, prefix: bytes, limit: int
     ) -> tuple[list[tuple[bytes, bytes]], bool] | None:
         """At most `limit` keys with a prefix that come after a key, in their order, and whether there are more. Fewer
         than `limit` do not mean that there are not. None if there is no such object."""
+        more = c_ubyte()
+
+        def ask(c: Any, op: c_void_p, found: Any, code: Any) -> None:
+            c.rados_read_op_omap_get_vals2(op, after, prefix, c_uint64(limit), found, byref(more), code)
+
+        read = self._read(name, "list", ask)
+        return None if read is None else (read[0], bool(more.value))
+
+    def _read(
+        self, name: str, what: str, ask: Callable[[Any, c_void_p, Any, Any], None]
+    ) -> tuple[list[tuple[bytes, bytes]], int] | None:
+        """Keys with their values, and the object's version; None if there is no such object."""
         with self._way() as (c, way):
-            op, found, code, more = c.rados_create_read_op(), c_void_p(), c_int(), c_ubyte()
+            op, found, code = c_void_p(c.rados_create_read_op()), c_void_p(), c_int()
             try:
-                c.rados_read_op_omap_get_vals2(
-                    c_void_p(op), after, prefix, c_uint64(limit), byref(found), byref(more), byref(code)
-                )
-                result = c.rados_read_op_operate(c_void_p(op), way, name.encode(), 0)
+                ask(c, op, byref(found), byref(code))
+                result = c.rados_read_op_operate(op, way, name.encode(), 0)
                 values = self._taken(found)
             finally:
-                c.rados_release_read_op(c_void_p(op))
+                c.rados_release_read_op(op)
+            version = int(c.rados_get_last_version(way))
         if result == -errno.ENOENT:
             return None
-        self._check(result or code.value, f"list {name}")
-        return values, bool(more.value)
+        self._check(result or code.value, f"{what} {name}")
+        return values, version
 
     def _taken(self, found: c_void_p) -> list[tuple[bytes, bytes]]:
         if not found.value:

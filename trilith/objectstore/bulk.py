@@ -8,7 +8,6 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import IO, Literal
 from urllib.parse import quote, unquote_to_bytes
 
@@ -20,6 +19,7 @@ from trilith.objectstore.limits import MAX_CONTAINER_NAME_BYTES, MAX_FILE_BYTES,
 from trilith.objectstore.listing_views import best_media
 from trilith.objectstore.messages import Answered, Begun, Response, name_of, on_wire
 from trilith.objectstore.reports import ACCEPTED, Report, status_line
+from trilith.objectstore.whole_bodies import WholeBody
 
 Mode = Literal["r|", "r|gz", "r|bz2"]
 META_NAME = re.compile(r"meta\.[A-Za-z0-9_.-]+")
@@ -27,6 +27,7 @@ MAX_DELETES = 10_000
 MAX_FAILURES = 1000
 MAX_CONTAINERS = 10_000
 MAX_LINE_BYTES = 3 * (MAX_CONTAINER_NAME_BYTES + MAX_OBJECT_NAME_BYTES + 2)
+TOO_MANY = f"Maximum Bulk Deletes: {MAX_DELETES} per request"
 DELETE_INFO = {"max_deletes_per_request": MAX_DELETES, "max_failed_deletes": MAX_FAILURES}
 UPLOAD_INFO = {"max_containers_per_extraction": MAX_CONTAINERS, "max_failed_extractions": MAX_FAILURES}
 ARCHIVES: Mapping[str, Mode] = {"tar": "r|", "tar.gz": "r|gz", "tar.bz2": "r|bz2"}
@@ -39,7 +40,7 @@ def begin(call: Call) -> Begun | None:
     kind = request.param("extract-archive")
     if "bulk-delete" in request.query and request.method in ("POST", "DELETE"):
         _check(call)
-        return DeleteUpload(call)
+        return WholeBody(call, MAX_DELETES * MAX_LINE_BYTES, TOO_MANY, lambda body: _delete_lines(call, body))
     if kind is None or request.method != "PUT":
         return None
     if kind.lower().strip(".") not in ARCHIVES:
@@ -65,36 +66,15 @@ def _report(call: Call, report: Report) -> Response:
 
 
 # deletion
-@dataclass
-class DeleteUpload:
+def _delete_lines(call: Call, body: bytes) -> Response:
     """The names, one a line, percent-encoded."""
-
-    call: Call
-    parts: list[bytes] = field(default_factory=list)
-    size_bytes: int = 0
-
-    def write(self, data: bytes) -> None:
-        self.size_bytes += len(data)
-        if self.size_bytes > MAX_DELETES * MAX_LINE_BYTES:
-            raise Answered(413, f"Maximum Bulk Deletes: {MAX_DELETES} per request")
-        self.parts.append(data)
-
-    def finish(self) -> Response:
-        length = self.call.request.length_bytes
-        if length is not None and length != self.size_bytes:
-            raise Answered(499)
-        lines = [line.strip() for line in b"".join(self.parts).split(b"\n")]
-        names = [unquote_to_bytes(line) for line in lines if line]
-        if len(names) > MAX_DELETES:
-            return _report(
-                self.call, Report("delete", status=413, body=f"Maximum Bulk Deletes: {MAX_DELETES} per request")
-            )
-        # objects before the containers that they are in
-        ordered = sorted(names, key=lambda name: b"/" not in name.strip(b"/"))
-        return _deleted(self.call, ordered)
-
-    def abandon(self) -> None:
-        self.parts.clear()
+    lines = [line.strip() for line in body.split(b"\n")]
+    names = [unquote_to_bytes(line) for line in lines if line]
+    if len(names) > MAX_DELETES:
+        return _report(call, Report("delete", status=413, body=TOO_MANY))
+    # objects before the containers that they are in
+    ordered = sorted(names, key=lambda name: b"/" not in name.strip(b"/"))
+    return _deleted(call, ordered)
 
 
 def _deleted(call: Call, names: list[bytes]) -> Response:

@@ -10,7 +10,7 @@ import json
 import mimetypes
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from trilith.objectstore.calls import Call, Target
@@ -19,6 +19,7 @@ from trilith.objectstore.messages import Answered, Response, is_utf8, iso_date
 from trilith.objectstore.reading import MAX_DEPTH, STATIC, STATIC_BYTES, STATIC_ETAG, Found, Raw, decoded, find
 from trilith.objectstore.reports import Report
 from trilith.objectstore.uploads import created_with, prepare, store_bytes
+from trilith.objectstore.whole_bodies import WholeBody
 
 MAX_SEGMENTS = 1000
 MAX_MANIFEST_BYTES = 8 << 20
@@ -28,31 +29,8 @@ Entry = dict[str, Any]
 KEYS = {"path": {"path", "range", "etag", "size_bytes"}, "data": {"data"}}
 
 
-@dataclass
-class ManifestUpload:
+def begin(call: Call) -> WholeBody:
     """The body of ``PUT ?multipart-manifest=put``."""
-
-    call: Call
-    parts: list[bytes] = field(default_factory=list)
-    size_bytes: int = 0
-
-    def write(self, data: bytes) -> None:
-        self.size_bytes += len(data)
-        if self.size_bytes > MAX_MANIFEST_BYTES:
-            raise Answered(413, f"Manifest File > {MAX_MANIFEST_BYTES} bytes")
-        self.parts.append(data)
-
-    def finish(self) -> Response:
-        length = self.call.request.length_bytes
-        if length is not None and length != self.size_bytes:
-            raise Answered(499)
-        return put(self.call, b"".join(self.parts))
-
-    def abandon(self) -> None:
-        self.parts.clear()
-
-
-def begin(call: Call) -> ManifestUpload:
     request = call.request
     if "x-copy-from" in request.headers:
         raise Answered(405, "Multipart Manifest PUTs cannot be COPY requests")
@@ -60,9 +38,10 @@ def begin(call: Call) -> ManifestUpload:
     if length is None and not request.chunked:
         raise Answered(411)
     call.require_writing(call.target)
-    upload = ManifestUpload(call)
+    too_large = f"Manifest File > {MAX_MANIFEST_BYTES} bytes"
+    upload = WholeBody(call, MAX_MANIFEST_BYTES, too_large, lambda body: put(call, body))
     if length is not None and length > MAX_MANIFEST_BYTES:
-        raise Answered(413, f"Manifest File > {MAX_MANIFEST_BYTES} bytes")
+        raise Answered(413, upload.too_large)
     return upload
 
 

@@ -28,6 +28,14 @@ SOCKET_S = 1.0
 CHECK_S = 20.0
 BACKENDS = ("api", "hubs", "objects", "sql")
 OBJECT_PATHS = "path_beg /object-store/", "path /info /healthcheck"
+SECURED = "ssl verify required ca-file ca.crt verifyhost {name}"
+# of a server without power
+GIVES_UP = """\
+  option srvtcpka
+  srvtcpka-idle 2s
+  srvtcpka-intvl 1s
+  srvtcpka-cnt 2
+  default-server tcp-ut 4s"""
 HUB_PATHS = "/wake /console /agent-console /novnc"  # beginnings; the first two cover /console-log
 
 
@@ -183,7 +191,6 @@ def _entry(view: HostView) -> str:
 
 def _apis(view: HostView) -> str:
     port = view.settings.port
-    secured = "ssl verify required ca-file ca.crt verifyhost {name}"
     return f"""backend api
   balance leastconn
   retry-on conn-failure empty-response 503
@@ -194,27 +201,22 @@ def _apis(view: HostView) -> str:
   default-server check inter 2s fastinter 500ms downinter 500ms fall 2 rise 2
   default-server observe layer4 error-limit 1 on-error mark-down
   # a host without power says nothing, nor does its kernel: what waits for it waits no longer than that takes to see
-  option srvtcpka
-  srvtcpka-idle 2s
-  srvtcpka-intvl 1s
-  srvtcpka-cnt 2
-  default-server tcp-ut 4s
+{GIVES_UP}
   # a controller that has just started has other work yet; the others take most requests meanwhile
   default-server slowstart 20s
-{_servers(view, port, secured)}
+{_servers(view, port, SECURED)}
 backend api-waiting
   balance roundrobin
-{_servers(view, port, secured)}
+{_servers(view, port, SECURED)}
 """
 
 
 def _hubs(view: HostView) -> str:
     port = view.settings.hub_port
-    secured = "ssl verify required ca-file ca.crt verifyhost {name}"
     waits = "  timeout server 1h\n  timeout tunnel 12h"
     single = "\n".join(
         f"backend hub-{host.name}\n{waits}\n"
-        f"  server {host.name} {_at(host.address, port)} {secured.format(name=host.name)}"
+        f"  server {host.name} {_at(host.address, port)} {SECURED.format(name=host.name)}"
         for host in view.controllers
     )
     return f"""backend hubs
@@ -222,14 +224,13 @@ def _hubs(view: HostView) -> str:
 {waits}
   option httpchk GET /healthz
   default-server check inter 2s fastinter 500ms downinter 500ms fall 2 rise 2 on-marked-down shutdown-sessions
-{_servers(view, port, secured)}
+{_servers(view, port, SECURED)}
 {single}
 """
 
 
 def _objects(view: HostView) -> str:
     """A copy of a large object answers when it is done; bytes on their way count as words."""
-    secured = "ssl verify required ca-file ca.crt verifyhost {name}"
     return f"""backend objects
   balance leastconn
   retry-on conn-failure empty-response 503
@@ -237,12 +238,8 @@ def _objects(view: HostView) -> str:
   option httpchk GET /healthz
   default-server check inter 2s fastinter 500ms downinter 500ms fall 2 rise 2
   default-server observe layer4 error-limit 1 on-error mark-down
-  option srvtcpka
-  srvtcpka-idle 2s
-  srvtcpka-intvl 1s
-  srvtcpka-cnt 2
-  default-server tcp-ut 4s
-{_servers(view, view.settings.objects_port, secured)}
+{GIVES_UP}
+{_servers(view, view.settings.objects_port, SECURED)}
 """
 
 
