@@ -229,7 +229,8 @@ def test_a_stopped_machine_takes_its_disk_along(hosts: RealHosts) -> None:
     assert hosts.running() == [target]
     assert hosts.drivers[source].seen(key)["export"] is None  # type: ignore[index]
     (disk,) = (hosts.directory / target / "machines" / key).glob("root-*.qcow2")
-    assert counted(disk) >= hosts.ticks(source, key)[-1][1] > last[1]
+    # what it said before it was shut down is on the disk that moved; it may have said no more than that
+    assert counted(disk) >= hosts.ticks(source, key)[-1][1] >= last[1]
     assert "TICK" not in hosts.drivers[target].console_log(key)  # its script ran once, and its disk knows that
     cloud.act(key, "revertResize")
     hosts.until(lambda: cloud.status(key) == "ACTIVE" and hosts.running() == [source])
