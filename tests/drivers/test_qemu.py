@@ -17,6 +17,7 @@ import pytest
 
 from trilith.drivers import qemu_img
 from trilith.drivers.qemu import Qemu
+from trilith.drivers.qemu_command import arguments
 from trilith.drivers.qemu_fake import FakeQemu
 from trilith.drivers.qmp import CommandError, Monitors
 from trilith.kernel.errors import Refused, Unavailable
@@ -527,3 +528,16 @@ def test_a_start_that_fails_says_why_and_leaves_no_process(real: Bench) -> None:
     with pytest.raises(Unavailable, match="No such file"):
         driver.start(SERVER, {}, 1, 0)
     assert (seen(driver)["power"], seen(driver)["process"]) == ("crashed", False)
+
+
+def test_emulated_memory_is_not_whole_units_of_the_dirty_bitmap(tmp_path: Path) -> None:
+    """QEMU before 9.0 would lose writes of an emulated machine that moves; see `NOT_WHOLE_UNITS_KIB`."""
+    spec = {"vcpus": 1, "ram_mib": 256, "watchdog_action": "disabled", "config_drive": False, "disks": [], "nics": []}
+    kib = {}
+    for accel in ("tcg", "kvm"):
+        words = arguments("machine", tmp_path, spec, accel, True, {})
+        kib[accel] = int(words[words.index("-m") + 1].removesuffix("K"))
+    assert kib["kvm"] == 256 * 1024
+    assert 0 < kib["tcg"] - kib["kvm"] <= 64
+    assert kib["tcg"] % (64 * 4) != 0
+    assert kib["tcg"] % 8 == 0  # QEMU would round it up
