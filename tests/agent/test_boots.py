@@ -1,6 +1,6 @@
 """How many machines boot at once."""
 
-from trilith.agent.boots import BOOT_CPU_S, BOOT_S, IDLE_CPU_S, LOOK_S, START_S, Boots
+from trilith.agent.boots import BEGINS_S, BEGUN_CPU_S, BOOT_CPU_S, BOOT_S, IDLE_CPU_S, LOOK_S, START_S, Boots
 
 
 class Host:
@@ -38,10 +38,25 @@ def test_who_never_starts_or_never_boots_holds_nobody_up_for_long() -> None:
 def test_who_has_little_to_do_has_booted() -> None:
     host = Host()
     assert host.may_begin("a", "b") == [True, True]
-    host.used_s |= {"a": 0.5, "b": 0.5}
+    host.used_s |= {"a": BEGUN_CPU_S, "b": BEGUN_CPU_S}
     assert host.may_begin("c") == [False]
     host.now_s += LOOK_S / 2
     assert host.may_begin("c") == [False]  # too soon to tell
     host.now_s += LOOK_S / 2
-    host.used_s |= {"a": 0.5 + IDLE_CPU_S / 2, "b": 0.5 + LOOK_S / 2}
+    host.used_s |= {"a": BEGUN_CPU_S + IDLE_CPU_S / 2, "b": BEGUN_CPU_S + LOOK_S / 2}
     assert host.may_begin("c", "d") == [True, False]
+
+
+def test_who_waits_for_its_disks_or_a_processor_has_not() -> None:
+    host = Host()
+    assert host.may_begin("a", "b") == [True, True]
+    host.used_s |= {"a": 0.5, "b": 0.5}
+    assert host.may_begin("c") == [False]
+    for _ in range(3):
+        host.now_s += LOOK_S
+        assert host.may_begin("c") == [False]
+    host.used_s["b"] = 0.5 + LOOK_S / 4  # it goes on
+    host.now_s += LOOK_S
+    assert host.may_begin("c") == [False]
+    host.now_s += BEGINS_S - 4 * LOOK_S
+    assert host.may_begin("c", "d") == [True, False]  # but not for ever: what waited all the time had nothing to do

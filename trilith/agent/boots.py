@@ -2,7 +2,8 @@
 
 A boot costs seconds of a processor there, and more the longer it takes: the guest's clock ticks meanwhile. Ten at once
 on two processors took 9.5 s of them each, one alone 6 s (ARCHITECTURE.md says how that was measured). Whoever boots is
-busy all the time: a machine that has little to do has booted, or waits for something that no processor gives it.
+busy all the time: a machine that has little to do has booted, or waits for something that no processor gives it. But
+one that has done hardly anything yet only waits for its disks, or for a processor.
 """
 
 import threading
@@ -13,17 +14,19 @@ from dataclasses import dataclass
 BOOT_CPU_S = 8.0  # of a processor: then it has booted, or nearly
 BOOT_S = 60.0  # and so it has after this, whatever it does
 START_S = 10.0  # until there is a process
-LOOK_S, IDLE_CPU_S = 1.0, 0.1  # who uses less in that time has booted
+LOOK_S, IDLE_CPU_S = 1.0, 0.1  # who uses less in that time is idle
+BEGUN_CPU_S = 1.0  # who is idle and has used less has hardly begun, unless it stays so
+BEGINS_S = 10.0
 
 
 @dataclass
 class Boot:
-    """When it began, and what had been used at the last look but one."""
+    """When it began, what had been used at the last look, and since when it is idle."""
 
     begun_s: float
     looked_s: float
     used_s: float = 0.0
-    idle: bool = False
+    idle_from_s: float | None = None
 
 
 class Boots:
@@ -56,6 +59,12 @@ class Boots:
         if boot.used_s == 0.0:
             boot.looked_s, boot.used_s = now_s, used_s  # its process is new
         elif now_s - boot.looked_s >= LOOK_S:
-            boot.idle = used_s - boot.used_s < IDLE_CPU_S
+            is_idle = used_s - boot.used_s < IDLE_CPU_S
+            boot.idle_from_s = (boot.idle_from_s or boot.looked_s) if is_idle else None
             boot.looked_s, boot.used_s = now_s, used_s
-        return age_s < BOOT_S and used_s < BOOT_CPU_S and not boot.idle
+        return age_s < BOOT_S and used_s < BOOT_CPU_S and not self._has_ended(boot, now_s)
+
+    def _has_ended(self, boot: Boot, now_s: float) -> bool:
+        if boot.idle_from_s is None:
+            return False
+        return boot.used_s >= BEGUN_CPU_S or now_s - boot.idle_from_s >= BEGINS_S
