@@ -14,8 +14,8 @@ from dataclasses import dataclass
 BOOT_CPU_S = 8.0  # of a processor: then it has booted, or nearly
 BOOT_S = 60.0  # and so it has after this, whatever it does
 START_S = 10.0  # until there is a process
-LOOK_S, IDLE_CPU_S = 1.0, 0.1  # who uses less in that time is idle
-BEGUN_CPU_S = 1.0  # who is idle and has used less has hardly begun, unless it stays so
+LOOK_S, IDLE_CPU_S = 1.0, 0.25  # who uses less in that time is idle: what a booted guest does now and then, too
+BEGUN_CPU_S = 1.5  # who is idle and has used less has hardly begun, unless it stays so
 BEGINS_S = 10.0
 
 
