@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.client import ADMIN
-from tests.compute.conftest import Cloud
+from tests.compute.conftest import INVENTORY, Cloud
 from trilith.compute.servers import SERVER
 from trilith.placement.hosts import HOST
 
@@ -161,6 +161,36 @@ def test_what_is_refused(cloud: Cloud) -> None:
     body = {"host": None, "block_migration": "auto"}
     assert cloud.act(key, "os-migrateLive", body, ADMIN, at="2.30").status == 409
     assert (row(cloud, key)["host"], row(cloud, key)["move"]) == (before["host"], None)
+
+
+@pytest.mark.parametrize("why", ["down", "full", "another zone"])
+@pytest.mark.parametrize("verb", ["migrate", "os-migrateLive"])
+def test_a_host_that_cannot_have_it_is_refused(cloud: Cloud, verb: str, why: str) -> None:
+    """Whether it was asked for or is the only other one; and nothing has changed."""
+    if why == "another zone":
+        made = cloud.post("/os-aggregates", {"aggregate": {"name": "west", "availability_zone": "west"}}, ADMIN)
+        added = {"add_host": {"host": "c2"}}
+        assert cloud.post(f"/os-aggregates/{made.json['aggregate']['id']}/action", added, ADMIN).status == 200
+        key, _, target = make(cloud, availability_zone="nova")
+        assert target == "c2"
+    else:
+        key, _, target = make(cloud)
+    if why == "down":
+        cloud.beat_was(100, target)
+    if why == "full":
+        cloud.store.run(lambda tx: tx.update(HOST, tx.get(HOST, target), inventory={**INVENTORY, "ram_mib": 64}))
+    before, used = row(cloud, key), claims(cloud)
+    for host in (target, None):
+        cloud.beat(other(target))
+        body = {"host": host} if verb == "migrate" else {"host": host, "block_migration": "auto"}
+        answer = cloud.act(key, verb, body, ADMIN, at="2.56" if verb == "migrate" else "2.30")
+        assert (answer.status, row(cloud, key), claims(cloud)) == (400, before, used), (host, answer.content)
+        if verb == "os-migrateLive":  # later versions tell it by the migration's record
+            assert cloud.act(key, verb, body, ADMIN, at="2.34").status == 202
+            assert migration(cloud, key)["status"] == "error"
+    settle(cloud)
+    assert (cloud.status(key), host_of(cloud, key), machines(cloud, target)) == ("ACTIVE", other(target), set())
+    assert claims(cloud) == used
 
 
 def test_a_target_that_dies_undoes_the_move(cloud: Cloud) -> None:
