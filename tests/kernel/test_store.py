@@ -1,7 +1,9 @@
 """Transactions: run again as a whole when another was faster; hints after the commit only."""
 
+import itertools
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +146,26 @@ def test_a_lease_that_is_kept_keeps_its_epoch(store: Store) -> None:
         time.sleep(0.55)
     assert {epoch for epoch, _ in found} == {1}
     assert len(found) > 1  # it was renewed
+
+
+def test_work_goes_on_while_its_lease_is_renewed(store: Store) -> None:
+    """One thread keeps the lease, another works under it: neither stops the other, nor takes the lease anew."""
+    holder = leases.Holder(store, "x", "c1", for_s=60, clock=itertools.count(step=60).__next__)  # renewed at each call
+    assert holder.held() is not None
+    ended = threading.Event()
+
+    def keep() -> set[int | None]:
+        epochs = set()
+        while not ended.is_set():
+            lease = holder.held()
+            epochs.add(lease and lease.epoch)
+        return epochs
+
+    with ThreadPoolExecutor(2) as pool:
+        keepers = [pool.submit(keep), pool.submit(keep)]
+        try:
+            for number in range(50):
+                holder.run(lambda tx, key=f"cat{number}": cat(tx, key))  # type: ignore[misc]
+        finally:
+            ended.set()
+    assert [keeper.result() for keeper in keepers] == [{1}, {1}]

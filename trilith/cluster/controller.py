@@ -135,6 +135,7 @@ def _sweep(state: State, settings: Settings, store: Store, ended: threading.Even
             if lease.held() is None:
                 continue
             for work in SWEEPS:
+                lease.held()  # each may wait long for its turn
                 lease.run(work)
             if lease.run(functools.partial(rotate_keys, cluster_key=state.secret("cluster-key"), if_older_s=ROTATE_S)):
                 log.info("token keys rotated")

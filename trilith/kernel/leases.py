@@ -5,6 +5,7 @@ transaction that writes whether the lease is still its own; leases change hands 
 writers, so nothing that a holder began can be committed after another has taken over. The clock is the database's.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -92,20 +93,25 @@ class Holder:
     ) -> None:
         self.store, self.name, self.holder, self.for_s, self.clock = store, name, holder, for_s, clock
         self.lease: Lease | None = None
+        self._one_at_a_time = threading.Lock()  # two would void each other's lease
         self._renew_at_s = 0.0  # of this process's own clock, which never jumps
 
     def held(self) -> Lease | None:
-        """None while another holds it. Raises `Unavailable` while the database is away."""
-        begun_s = self.clock()
-        if self.lease is not None and begun_s < self._renew_at_s:
+        """None while another holds it. Raises `Unavailable` while the database is away. Of any thread; while one renews
+        it, others go on working under it."""
+        with self._one_at_a_time:
+            begun_s = self.clock()
+            if self.lease is None or begun_s >= self._renew_at_s:
+                self.lease = self._kept(self.lease)
+                self._renew_at_s = begun_s + self.for_s / 3
             return self.lease
-        lease, self.lease = self.lease, None
+
+    def _kept(self, lease: Lease | None) -> Lease | None:
         if lease is not None:
-            self.lease = self.store.run(lambda tx: renew(tx, lease, self.for_s), queue=False)
-        elif self.store.read(lambda tx: _is_free(tx, self.name, self.holder)):
-            self.lease = self.store.run(lambda tx: acquire(tx, self.name, self.holder, self.for_s))
-        self._renew_at_s = begun_s + self.for_s / 3
-        return self.lease
+            return self.store.run(lambda tx: renew(tx, lease, self.for_s), queue=False)
+        if self.store.read(lambda tx: _is_free(tx, self.name, self.holder)):
+            return self.store.run(lambda tx: acquire(tx, self.name, self.holder, self.for_s))
+        return None
 
     def run(self, work: Callable[[Tx], T]) -> T:
         """``work(tx)`` in one transaction, in which the lease is ours. Raises `Unavailable` when it is not any more."""
