@@ -31,7 +31,7 @@ guest: setup ## the guest image: builds it when it is not in the cache, prints w
 trace: ## the files and functions that one POST of a server passes, from the request to the running machine
 	@$(PYTHON) -m tools.trace $(ARGS)
 
-bench: setup ## Trilith and upstream side by side on this machine, a table of ratios; QUICK=1: Trilith alone; PART=compare|scale|machines
+bench: setup ## Trilith and upstream side by side on this machine, a table of ratios; QUICK=1: Trilith alone; PART=compare|objects|scale|machines
 	@$(PYTHON) -m tests.bench $(if $(PART),--part $(PART)) $(ARGS)
 
 tempest: setup ## Tempest against a cloud that it starts: make tempest SET=interop|interop-storage|smoke|core|entry|moves|REGEX [REHEARSAL=DIR]

@@ -1,6 +1,6 @@
 """Measures Trilith on this machine, beside upstream and as it grows, and prints the figures.
 
-    python -m tests.bench [--part compare|scale|machines] [--only WORD] [--docs DIR] [--port N]
+    python -m tests.bench [--part compare|objects|scale|machines] [--only WORD] [--docs DIR] [--port N]
 
 QUICK=1 in the environment: Trilith alone, few repetitions, two minutes, no page is written. Without it: upstream is
 installed from PyPI and Debian, all parts are run (hours), and ``docs/benchmarks.md`` is written.
@@ -17,23 +17,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import compare, measures, report
+from tests.bench import compare, measures, objects, report
 from tests.bench.bare_side import NAME as BARE
 from tests.bench.bare_side import Bare
 from tests.bench.candidates import ask_trilith, ask_upstream
 from tests.bench.figures import Figure, as_text
-from tests.bench.fill import Filled, Side
+from tests.bench.fill import Filled, Side, Started
 from tests.bench.image_bytes import hash_alone, move_image
 from tests.bench.results import Machine, Results
 from tests.bench.scale import SMALL, WIDE, grow
 from tests.bench.sessions import Failed
 from tests.bench.storms import storm
+from tests.bench.swift_side import Swift
 from tests.bench.trilith_side import Trilith
 from tests.bench.upstream_config import HASH_ROUNDS, WORKERS
-from tests.bench.upstream_install import ROOT, disk_mib, install, measure_install, versions
+from tests.bench.upstream_install import CLOUD, ROOT, SWIFT, disk_mib, install, measure_install, versions
 from tests.bench.upstream_side import Upstream
 
-PARTS = ("machines", "compare", "scale")
+PARTS = ("machines", "compare", "objects", "scale")
 SQLITE_AT, MARIADB_AT, BARE_AT, UPSTREAM_AT = 0, 10, 20, 30  # from the first port on
 Say = Callable[[str], None]
 
@@ -146,9 +147,9 @@ def _sides(names: list[str], work: Path, port: int, results: Results, say: Say) 
     made: dict[str, Side] = {}
     if report.UPSTREAM in names:
         say("upstream: installing it")
-        venv = install()
-        results.machine.versions |= versions()
-        measure_install(report.UPSTREAM, ROOT / "requirements-upstream.lock", results)
+        venv = install(CLOUD)
+        results.machine.versions |= versions(CLOUD)
+        measure_install(report.UPSTREAM, CLOUD.lock, results)
         measure_install(report.SQLITE, ROOT / "requirements.lock", results)
         made[report.UPSTREAM] = Upstream(work / "up", venv, port + UPSTREAM_AT)
     sqlite = Trilith(work / "lite", port + SQLITE_AT, WORKERS, on_mariadb=False)
@@ -175,6 +176,36 @@ def _more(sides: list[Side], filled: dict[str, Filled], extent: compare.Extent, 
         results.fact("disk: data", side.name, disk_mib(side.data_directories()), "MiB")
 
 
+def _objects(given: argparse.Namespace, quick: bool, docs: Path | None, work: Path, say: Say) -> int:
+    extent = objects.QUICK if quick else objects.SMALL if given.small else objects.Extent()
+    results = Results(Machine.here())
+    results.conditions |= {
+        "worker processes": f"{WORKERS} of each: Swift's proxy, account, container and object servers; Trilith's "
+        "object store and API",
+        "Swift": "one replica on one disk, tokens of its tempauth in memcached, four filters, only its four servers",
+        "Trilith": "the whole cloud on one machine, its objects in files, each token looked up in SQL",
+        "repetitions": f"{extent.rounds} rounds of {extent.for_s:g} s for each case, number of clients and side",
+        "durability": "both sync an object's bytes before they answer; Trilith its row in the list, too",
+    }
+    sides: list[Started] = [Trilith(work / "ours", given.port + SQLITE_AT, WORKERS, on_mariadb=False)]
+    if not quick:
+        say("Swift: installing it")
+        venv = install(SWIFT)
+        results.machine.versions |= versions(SWIFT)
+        sides.insert(0, Swift(work / "swift", venv, given.port + UPSTREAM_AT, WORKERS))
+    try:
+        with compare.running(sides, results, say, extent.idle_s):
+            objects.compare(sides, extent, results, say)
+    finally:
+        if results.samples:
+            print(f"{report.plain(*report.cpu_rows(results, objects.CASES))}\n")
+            print(f"{report.plain(*report.object_rate_rows(results))}\n")
+            print(f"{report.plain(*report.fact_rows(results))}\n")
+            print(report.busy_words(results))
+            _keep(results, docs, "objects")
+    return 0
+
+
 def _scale(given: argparse.Namespace, quick: bool, docs: Path | None, work: Path, say: Say) -> int:
     results = Results(Machine.here())
     try:
@@ -191,7 +222,7 @@ def _keep(results: Results, docs: Path | None, part: str) -> None:
         results.write(docs / report.DIRECTORY / f"{part}.json")
 
 
-RUN = {"machines": _machines, "compare": _compare, "scale": _scale}
+RUN = {"machines": _machines, "compare": _compare, "objects": _objects, "scale": _scale}
 
 if __name__ == "__main__":
     sys.exit(main())

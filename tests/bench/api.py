@@ -14,7 +14,7 @@ TIMEOUT_S = 600.0
 BUSY_S = 120.0
 TYPES = {
     "identity": "identity", "image": "image", "compute": "compute", "network": "network",
-    "placement": "placement", "volume": "block-storage",
+    "placement": "placement", "volume": "block-storage", "objects": "object-store",
 }  # fmt: skip
 SUFFIXES = {"identity": "/v3", "image": "/v2", "network": "/v2.0"}  # which catalogues may leave out
 

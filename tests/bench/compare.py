@@ -3,13 +3,13 @@ round, so that whatever else the machine does meanwhile meets all of them."""
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from tests.bench.bare_side import Bare
-from tests.bench.cases import CASES, Case
-from tests.bench.fill import Filled, Side, fill
+from tests.bench.cases import CASES
+from tests.bench.fill import Filled, Side, Started, fill
 from tests.bench.load import Operation, load
 from tests.bench.meter import measured, process_count, pss_mib
 from tests.bench.results import Results, Sample
@@ -42,7 +42,7 @@ SMALL = replace(QUICK, ports=100)  # upstream makes three ports a second
 
 
 @contextmanager
-def running(sides: list[Side], results: Results, say: Say, idle_s: float) -> Iterator[None]:
+def running(sides: Sequence[Started], results: Results, say: Say, idle_s: float) -> Iterator[None]:
     """Made and started one after the other, each measured while it is alone."""
     with ExitStack() as stack:
         for side in sides:
@@ -60,7 +60,7 @@ def running(sides: list[Side], results: Results, say: Say, idle_s: float) -> Ite
         yield
 
 
-def at_rest(side: Side, results: Results, when: str, say: Say, idle_s: float) -> None:
+def at_rest(side: Started, results: Results, when: str, say: Say, idle_s: float) -> None:
     say(f"{side.name}: at rest for {idle_s:.0f} s")
     with measured(side.leaders) as span:
         time.sleep(idle_s)
@@ -104,24 +104,24 @@ def compare(
             for side in sides:
                 if (given := operations.get((case.key, side.name))) is None:
                     continue
-                results.samples.append(_sample(case, side, given, clients, extent, len(results.samples)))
+                for_s = float("inf") if case.once else extent.for_s
+                some = itertools.islice(given, extent.users) if case.once else given
+                number = len(results.samples) * 1_000_000
+                results.samples.append(sample(case.key, side, some, clients, for_s, number))
 
 
-def _sample(
-    case: Case, side: Side, operations: Iterator[Operation], clients: int, extent: Extent, number: int
+def sample(
+    case: str, side: Started, operations: Iterator[Operation], clients: int, for_s: float, first_number: int
 ) -> Sample:
-    if case.once:
-        operations, for_s = itertools.islice(operations, extent.users), float("inf")
-    else:
-        for_s = extent.for_s
+    """One span of load. `first_number`: what the operations' own numbers begin with. Raises `Failed`."""
     with measured(side.leaders) as span:
-        outcome = load(operations, clients, for_s, number * 1_000_000)
+        outcome = load(operations, clients, for_s, first_number)
     if not outcome.count:
-        raise Failed(f"{case.title} on {side.name}: nothing was asked")
+        raise Failed(f"{case} on {side.name}: nothing was asked")
     if outcome.failed > MOST_FAILED * outcome.count:
-        raise Failed(f"{case.title} on {side.name}: {dict(outcome.statuses)}")
+        raise Failed(f"{case} on {side.name}: {dict(outcome.statuses)}")
     return Sample(
-        case=case.key,
+        case=case,
         side=side.name,
         clients=clients,
         count=outcome.count,

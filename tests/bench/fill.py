@@ -12,9 +12,9 @@ BULK = 50
 Doc = dict[str, Any]
 
 
-class Side(Protocol):
-    """One of the clouds that are compared. `make` once, then `start`; `stop` leaves nothing. `api`: its
-    administrator's. `is_cloud`: else it only answers what cases ask that are meant for it."""
+class Started(Protocol):
+    """One of those that are compared. `make` once, then `start`; `stop` leaves nothing. `api`: its administrator's.
+    `is_cloud`: else it only answers what cases ask that are meant for it."""
 
     name: str
     is_cloud: bool
@@ -29,6 +29,10 @@ class Side(Protocol):
     def stop(self) -> None: ...
 
     def leaders(self) -> dict[str, int]: ...
+
+
+class Side(Started, Protocol):
+    """A whole cloud."""
 
     def copy_servers(self, server_id: str, count: int) -> None: ...
 

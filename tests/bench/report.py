@@ -1,10 +1,10 @@
 """``docs/benchmarks.md`` and its plots, made from what the parts of `make bench` left there as JSON. Nothing in it is
 written by hand: a part that was not run is said to be missing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.bench import plot
+from tests.bench import objects, plot
 from tests.bench.cases import CASES, Case
 from tests.bench.results import Machine, Results, Spread, short
 
@@ -29,6 +29,11 @@ def write_page(docs: Path) -> Path:
         sections.append(_compare_section(Results.read(found), directory))
     else:
         sections.append("## Beside upstream\n\nThis part was not run yet: `make bench PART=compare`.")
+    found = directory / "objects.json"
+    if found.exists():
+        sections.append(_objects_section(Results.read(found)))
+    else:
+        sections.append("## Objects beside Swift\n\nThis part was not run yet: `make bench PART=objects`.")
     found = directory / "scale.json"
     if found.exists():
         sections.append(_scale_section(Results.read(found), directory))
@@ -68,14 +73,14 @@ def plain(head: list[str], rows: list[list[str]]) -> str:
                      for r in [head, *rows])  # fmt: skip
 
 
-def cpu_rows(results: Results) -> tuple[list[str], list[list[str]]]:
+def cpu_rows(results: Results, cases: Sequence[Case | objects.Case] = CASES) -> tuple[list[str], list[list[str]]]:
     """CPU time of each operation: median and range of all spans of load, and the ratios that bars are about."""
     sides = [side for side in results.sides() if side in NAMES]
     head = ["CPU ms for each", *(NAMES[side] for side in sides)]
     head += ["upstream / SQLite", "bar"] if UPSTREAM in sides else []
     head += ["SQLite / bare"] if BARE in sides else []
     rows = []
-    for case in CASES:
+    for case in cases:
         spreads = {side: results.spread(case.key, side, "cpu_ms") for side in sides}
         if not any(spreads.values()):
             continue
@@ -122,6 +127,32 @@ def _compare_section(results: Results, directory: Path) -> str:
     return "\n\n".join(parts)
 
 
+def _objects_section(results: Results) -> str:
+    words = (
+        "Small objects. CPU time of the whole of each side for each request: median (least to most) of all spans of "
+        "load at all numbers of clients. It is the robust figure. The clients are on the same machine."
+    )
+    parts = ["## Objects beside Swift", machine_words(results), words, table(*cpu_rows(results, objects.CASES))]
+    parts += ["Requests a second, and the time of one in ms, median (99 %).", table(*object_rate_rows(results))]
+    parts += ["Large objects by one client, and each side at rest.", table(*fact_rows(results)), _failures(results)]
+    return "\n\n".join(parts)
+
+
+def object_rate_rows(results: Results) -> tuple[list[str], list[list[str]]]:
+    """By case and number of clients: both sides, and how many times Swift's rate ours is."""
+    sides = [side for side in results.sides() if side in NAMES]
+    head = ["", "clients", *(f"{NAMES[side]}{what}" for side in sides for what in (", a second", ", ms (99 %)"))]
+    head += [f"SQLite / upstream, bar {objects.BAR:g}x"] if UPSTREAM in sides else []
+    rows = []
+    for case in objects.CASES:
+        for clients in sorted({each.clients for each in results.samples if each.case == case.key}):
+            row = [case.title, str(clients)]
+            row += [cell for side in sides for cell in _rate_cells(results, case, side, clients)]
+            ours, theirs = (results.spread(case.key, side, "per_second", clients) for side in (SQLITE, UPSTREAM))
+            rows.append([*row, *([_ratio(ours, theirs)] if UPSTREAM in sides else [])])
+    return head, rows
+
+
 def _failures(results: Results) -> str:
     found = [s for s in results.samples if s.failed]
     told = "; ".join(f"{s.case}, {NAMES[s.side]}, {s.clients} clients: {s.failed} of {s.count}" for s in found)
@@ -152,7 +183,7 @@ def _rates(results: Results) -> list[str]:
     return parts
 
 
-def _rate_cells(results: Results, case: Case, side: str, clients: int) -> list[str]:
+def _rate_cells(results: Results, case: Case | objects.Case, side: str, clients: int) -> list[str]:
     rate, half, slow = (
         results.spread(case.key, side, what, clients) for what in ("per_second", "median_ms", "slow_ms")
     )

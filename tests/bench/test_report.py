@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.bench import plot
-from tests.bench.report import cpu_rows, write_page
+from tests.bench.objects import CASES
+from tests.bench.report import cpu_rows, object_rate_rows, write_page
 from tests.bench.results import Machine, Results, Sample, Spread, short
 
 
@@ -42,6 +43,34 @@ def test_the_page_says_where_and_when(tmp_path: Path) -> None:
     assert "trilith 0.1" in text
     assert "| start to ready | s | 30.0 | 2.00 | 15.0x |" in text
     ElementTree.parse(tmp_path / "benchmarks/ratios.svg")
+
+
+def of_objects() -> Results:
+    found = Results(results().machine)
+    for side, rate in (("upstream", 50.0), ("trilith-sqlite", 900.0)):
+        for case in CASES:
+            found.samples += [Sample(case.key, side, n, 100, 0, 500 / rate, rate, 1.0, 2.0, 4096, 3.0) for n in (1, 8)]
+        found.fact("100 MiB up: speed", side, rate, "MiB/s")
+    return found
+
+
+def test_objects_have_rates_beside_swifts(tmp_path: Path) -> None:
+    head, rows = object_rate_rows(of_objects())
+    assert [row[:2] for row in rows] == [[case.title, clients] for case in CASES for clients in ("1", "8")]
+    assert dict(zip(head, rows[0], strict=True))["SQLite / upstream, bar 10x"] == "18.0x"
+    of_objects().write(tmp_path / "benchmarks/objects.json")
+    text = write_page(tmp_path).read_text()
+    assert "## Objects beside Swift" in text
+    assert "| GET 4 KiB | 10.0 (10.0 to 10.0) | 0.56 (0.56 to 0.56) | 18.0x | 10x |" in text
+    assert "| 100 MiB up: speed | MiB/s | 50.0 | 900 | 0.06x |" in text
+
+
+def test_without_swift_there_is_nothing_to_compare() -> None:
+    alone = of_objects()
+    alone.samples = [each for each in alone.samples if each.side != "upstream"]
+    alone.facts = [each for each in alone.facts if each.side != "upstream"]
+    head, rows = object_rate_rows(alone)
+    assert {len(row) for row in rows} == {len(head)} == {4}
 
 
 def test_results_survive_being_written(tmp_path: Path) -> None:

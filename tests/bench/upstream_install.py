@@ -1,9 +1,11 @@
-"""Upstream from PyPI at the versions of ``requirements-upstream.lock``, and the Debian packages that it needs."""
+"""Upstream from PyPI at the versions of its lock files, and the Debian packages that it needs."""
 
 import hashlib
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from guest.build import cache_dir
@@ -11,19 +13,44 @@ from tests.bench.results import Results
 from tests.bench.sessions import Failed
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCK, PACKAGES, SETUP = ROOT / "requirements-upstream.lock", ROOT / "tests/bench/packages.txt", ROOT / "tools/setup.sh"
-SERVICES = ("keystone", "openstack-placement", "glance", "nova", "neutron", "cinder", "sqlalchemy", "pyuwsgi")
-ENGINES = ("mariadb-server", "rabbitmq-server", "memcached")
+SETUP = ROOT / "tools/setup.sh"
 
 
-def install() -> Path:
+@dataclass(frozen=True)
+class Environment:
+    """An environment: `services` are what of the lock file, and `engines` what of Debian, is worth a word."""
+
+    name: str
+    lock: Path
+    packages: Path
+    services: Sequence[str]
+    engines: Sequence[str]
+
+
+CLOUD = Environment(
+    "upstream",
+    ROOT / "requirements-upstream.lock",
+    ROOT / "tests/bench/packages.txt",
+    ("keystone", "openstack-placement", "glance", "nova", "neutron", "cinder", "sqlalchemy", "pyuwsgi"),
+    ("mariadb-server", "rabbitmq-server", "memcached"),
+)
+SWIFT = Environment(
+    "swift",
+    ROOT / "requirements-swift.lock",
+    ROOT / "tests/bench/swift_packages.txt",
+    ("swift", "eventlet", "pyeclib"),
+    ("memcached",),
+)
+
+
+def install(what: Environment) -> Path:
     """The environment with its programs; made when there is none of this lock file. Raises `Failed`."""
-    _run(SETUP, "packages", PACKAGES)
-    venv = cache_dir() / "bench" / f"upstream-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]}"
+    _run(SETUP, "packages", what.packages)
+    venv = cache_dir() / "bench" / f"{what.name}-{hashlib.sha256(what.lock.read_bytes()).hexdigest()[:16]}"
     made = venv / "made"
     if not made.exists():
         shutil.rmtree(venv, ignore_errors=True)
-        _make(venv, LOCK)
+        _make(venv, what.lock)
         made.touch()
     return venv
 
@@ -54,11 +81,11 @@ def disk_mib(directories: list[Path]) -> float:
     return sum(file.lstat().st_blocks for file in files) * 512 / 2**20
 
 
-def versions() -> dict[str, str]:
-    lines = [line.partition("==") for line in LOCK.read_text().splitlines() if "==" in line and line[0].isalnum()]
+def versions(what: Environment) -> dict[str, str]:
+    lines = [line.partition("==") for line in what.lock.read_text().splitlines() if "==" in line and line[0].isalnum()]
     pinned = {name: version.split()[0] for name, _, version in lines}
-    found = {name: pinned[name] for name in SERVICES}
-    for package in ENGINES:
+    found = {name: pinned[name] for name in what.services}
+    for package in what.engines:
         asked = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", package], capture_output=True, text=True)
         found[package] = asked.stdout
     return found

@@ -91,7 +91,7 @@ def test_every_drill_has_a_bar_and_a_picture() -> None:
     assert "x  " in report.as_text([outcome])
 
 
-def test_an_api_process_dies(tmp_path: Path, short_dir: Path) -> None:
+def test_an_api_process_and_the_object_store_die(tmp_path: Path, short_dir: Path) -> None:
     cloud, picture = Cloud(short_dir), tmp_path / "drill.svg"
     try:
         cloud.up()
@@ -102,6 +102,10 @@ def test_an_api_process_dies(tmp_path: Path, short_dir: Path) -> None:
         assert outcome["figures"]["requests"] > 100
         assert outcome["broke"].startswith("API worker")
         assert picture.read_text().startswith("<svg")
+        done = cloud.run("drill", "object-process", "--json")
+        outcome = json.loads(done.stdout)[0]
+        assert done.returncode == 0, [outcome[name] for name in ("wrong", "stuck", "leaked", "lost")]
+        assert outcome["load"]["objects"] > 20
         assert "cannot be done" in cloud.run("drill", "everything").stderr
     finally:
         cloud.down()

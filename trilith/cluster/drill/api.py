@@ -31,9 +31,13 @@ class Api:
     """`url`: without a path; `ca`: the certificate that an https one is checked with."""
 
     def __init__(self, url: str, ca: Path | None = None) -> None:
-        self.url = url
+        self.url, self._ca = url, ca
         self._address = urllib.parse.urlsplit(url)
         self._tls = ssl.create_default_context(cafile=ca) if self._address.scheme == "https" else None
+
+    def at(self, url: str) -> "Api":
+        """The same cloud at another address: of a service that has its own."""
+        return Api(url, self._ca)
 
     def call(
         self,

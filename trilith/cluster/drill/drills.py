@@ -13,6 +13,7 @@ from trilith.cluster.drill.site import Site, one_of
 from trilith.cluster.state import Problem
 
 KILLS = 12  # of any-process
+OBJECT_KILLS = 5
 KILL_REST_S = (0.3, 2.0)
 
 
@@ -23,7 +24,8 @@ class Drill:
     because the machines that boot take the processors of a rehearsal for minutes. `machines`: that write to a
     volume each, on `host` (None: on any). `restarts`: machines may be started again. `counted`: QEMU processes are
     counted over all hosts throughout: never two of one machine. `moves`: live migrations of those machines, with TCP
-    connections to them; `kills`: agents and controllers die meanwhile."""
+    connections to them; `kills`: agents and controllers die meanwhile. `objects`: users who write objects all the time,
+    where the cloud has an object store; `about_objects`: it has to have one."""
 
     name: str
     what: str
@@ -39,6 +41,8 @@ class Drill:
     moves: int = 0
     kills: bool = False
     restarts: bool = False
+    objects: int = 0
+    about_objects: bool = False
     cluster: bool = True
     "Needs a rehearsal; else it works on one machine too."
     pings: bool = False
@@ -77,6 +81,17 @@ def any_process(site: Site) -> str:
             killed.append(victim.name)
         time.sleep(random.uniform(*KILL_REST_S))
     return ", ".join(f"{killed.count(name)} {name}" for name in sorted(set(killed)))
+
+
+def object_process(site: Site) -> str:
+    """Again and again."""
+    for _ in range(OBJECT_KILLS):
+        if isinstance(site, Rehearsed):
+            site.kill_unit(random.choice(site.controllers), "trilith-objects")
+        else:
+            site.kill(one_of(site, "objects"))
+        time.sleep(random.uniform(*KILL_REST_S))
+    return f"a process of the object store, {OBJECT_KILLS} times"
 
 
 def database_writer(site: Site) -> str:
@@ -225,6 +240,9 @@ def restore(site: Site) -> None:
 # Of hosts that real machines are lost with, and of what these write to.
 while_machines_write = partial(Drill, heal=restore, lasts_s=90.0, machines=4, counted=True, pings=True, named=True)
 
+# Of two users who do nothing but write objects.
+while_objects_are_written = partial(Drill, objects=2, about_objects=True, named=True)
+
 # Of machines that write, and answer on TCP connections.
 while_machines_move = partial(Drill, inject=nothing, machines=4, pings=True, named=True)
 
@@ -244,6 +262,7 @@ DRILLS: dict[str, Drill] = {
             Bar(outage_s=5.0, slow_s=15.0),
             heal=restore,
             lasts_s=20.0,
+            objects=1,
         ),
         Drill(
             "controller-link-cut",
@@ -306,6 +325,7 @@ DRILLS: dict[str, Drill] = {
             storage_host,
             Bar(failed=0, io_s=10.0),
             lasts_s=60.0,
+            objects=1,
         ),
         while_machines_write(
             "half-the-hosts",
@@ -323,8 +343,31 @@ DRILLS: dict[str, Drill] = {
             moves=10,
             kills=True,
         ),
-        Drill("any-process", "any process, again and again", any_process, Bar(), cluster=False),
-        Drill("everything", "power of everything", everything, Bar(outage_s=120.0), restarts=True),
+        Drill("any-process", "any process, again and again", any_process, Bar(), objects=1, cluster=False),
+        while_objects_are_written(
+            "object-process",
+            "the object store's process, kill -9, again and again",
+            object_process,
+            Bar(failed=0),
+            cluster=False,
+        ),
+        while_objects_are_written(
+            "object-controller",
+            "the controller with the VIP, power cut, while objects are written",
+            power_cut,
+            Bar(outage_s=5.0),
+            heal=restore,
+            lasts_s=30.0,
+        ),
+        while_objects_are_written(
+            "object-storage",
+            "a storage host, power cut, while objects are written",
+            storage_host,
+            Bar(failed=0),
+            heal=restore,
+            lasts_s=30.0,
+        ),
+        Drill("everything", "power of everything", everything, Bar(outage_s=120.0), objects=1, restarts=True),
         Drill(
             "rolling-upgrade",
             "a version with one more column, and back",

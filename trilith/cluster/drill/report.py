@@ -20,7 +20,7 @@ def as_text(outcomes: list[Outcome]) -> str:
         if why := reasons(outcome):
             lines += ["", f"{outcome.drill} ({outcome.broke}):", *why]
     for outcome in outcomes:
-        lines += _moves(outcome)
+        lines += [*_moves(outcome), *_objects(outcome)]
     late_s = max((outcome.figures.lag_s for outcome in outcomes), default=0.0)
     lines += ["", f"The measuring client was late by {late_s * 1000:.0f} ms at most."]
     return "\n".join(lines)
@@ -59,6 +59,14 @@ def _moves(outcome: Outcome) -> list[str]:
     waited = "" if figures.stream_s is None else f", a line waited {figures.stream_s:.1f} s at most"
     said = f"{outcome.broke}: each took {statistics.median(took):.1f} s, at most {max(took):.1f} s"
     return ["", f"{outcome.drill}: {said}{silence}{lost}{waited}."]
+
+
+def _objects(outcome: Outcome) -> list[str]:
+    """How many were written; [] where nobody did."""
+    if "objects" not in outcome.load:
+        return []
+    count, waited_s = outcome.load["objects"], outcome.load["objects_waited_s"]
+    return ["", f"{outcome.drill}: {count} objects were acknowledged; the slowest request took {waited_s:.1f} s."]
 
 
 def _row(outcome: Outcome) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from trilith.cluster.drill.load import PATHS, Broken, Promises, User, broken_pro
 from trilith.cluster.drill.measure import Figures, figures, missed
 from trilith.cluster.drill.meter import Target
 from trilith.cluster.drill.moves import Move, Moves, with_downtime
+from trilith.cluster.drill.objects import ObjectWriter, Place
 from trilith.cluster.drill.rehearsed import Rehearsed
 from trilith.cluster.drill.site import Site, own_process
 from trilith.cluster.drill.stage import Stage
@@ -33,6 +34,7 @@ USER_REST_S = 1.0  # a user's pause before each request: what breaks on a machin
 RATE = 20.0  # requests a second of the meter
 # The same where machines boot meanwhile, for which all hosts of a rehearsal have the processors of one.
 LIGHT_USERS, LIGHT_REST_S, LIGHT_RATE = 1, 4.0, 5.0
+OBJECTS_REST_S = 0.1  # of those who write objects, where the drill is about them; beside others they rest as these do
 STEADY_S = 10.0  # that everything is healthy, and measured, before a drill ends: what died is seen seconds later only
 COUNT_EACH_S = 1.0
 LOOK_EACH_S = 2.0  # a look costs every host a part of a second of its processor
@@ -110,6 +112,9 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
     """Raises `Problem` where the cloud is not healthy before, or the drill cannot be done here."""
     outcome = Outcome(drill.name, drill.what, asdict(drill.bar))
     wait_healthy(site, HEALTHY_S, say)
+    place = stage.object_place() if drill.objects else None
+    if drill.about_objects and place is None:
+        raise Problem(f"{site.name} has no object store; with several hosts it needs Ceph. Drill examples/ceph.yaml.")
     if drill.before:
         drill.before(site)
         wait_healthy(site, HEALTHY_S, say)
@@ -131,7 +136,8 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
     moved: list[Move] = []
     try:
         counted = _counted(site if drill.counted or drill.moves else None, bool(drill.moves), outcome)
-        with _users(stage, promises, drill) as users, counted:
+        writing = _object_writers(stage, promises, drill, place)
+        with writing as object_writers, _users(stage, promises, drill) as users, counted:
             time.sleep(BEFORE_S)
             if drill.storm:
                 _storm(standing, drill.storm)
@@ -153,13 +159,17 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
     outcome.wrong = missed(outcome.figures, drill.bar)
     if drill.restarts:
         promises.starts.clear()
-    if hanging := [user.name for user in users if user.is_alive()]:
+    if hanging := [user.name for user in [*users, *object_writers] if user.is_alive()]:
         outcome.stuck.append(f"{', '.join(hanging)} hang")
     say(f"{drill.name}: checking what was promised")
     if writers:
         outcome.lost += _what_was_written(site, promises, writers, told, bool(drill.moves))
+    outcome.lost += [words for writer in object_writers for words in _what_became_of_objects(writer)]
     _check(site, stage, standing, measured.kept, outcome)
     outcome.load = {"deleted": len(promises.deleted), "requests": promises.requests, "retries": promises.retries}
+    if object_writers:
+        waited_s = max(writer.waited_s for writer in object_writers)
+        outcome.load |= {"objects": sum(writer.puts for writer in object_writers), "objects_waited_s": waited_s}
     return outcome
 
 
@@ -201,9 +211,43 @@ def _users(stage: Stage, promises: Promises, drill: Drill) -> Iterator[list[User
         yield users
     finally:
         ended.set()
-        deadline = time.monotonic() + LAST_LIFE_S
-        for user in users:
-            user.join(max(0.0, deadline - time.monotonic()))
+        _joined(users)
+
+
+@contextmanager
+def _object_writers(
+    stage: Stage, promises: Promises, drill: Drill, place: Place | None
+) -> Iterator[list[ObjectWriter]]:
+    """Those who write objects; none where there is no object store."""
+    ended = threading.Event()
+    rest_s = OBJECTS_REST_S if drill.about_objects else LIGHT_REST_S if drill.machines else USER_REST_S
+    numbers = range(drill.objects) if place is not None else ()
+    writers = [ObjectWriter(number, place, promises, ended, stage.things, rest_s) for number in numbers if place]
+    for writer in writers:
+        writer.begin()
+    for writer in writers:
+        writer.start()
+    try:
+        yield writers
+    finally:
+        ended.set()
+        _joined(writers)
+
+
+def _joined(users: Sequence[User]) -> None:
+    """Waits for what they are doing."""
+    deadline = time.monotonic() + LAST_LIFE_S
+    for user in users:
+        user.join(max(0.0, deadline - time.monotonic()))
+
+
+def _what_became_of_objects(writer: ObjectWriter) -> list[str]:
+    try:
+        found = writer.wrong()
+        writer.take_away()
+        return found
+    except Broken as broken:
+        return [f"{writer.name}: {broken}"]
 
 
 def _storm(user: User, count: int) -> None:

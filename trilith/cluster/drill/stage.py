@@ -15,6 +15,7 @@ from trilith.cluster.drill import guest
 from trilith.cluster.drill.api import Answer, Api
 from trilith.cluster.drill.load import COMPUTE, NETWORK, PATHS, VOLUME, Broken, Promises, Things, User, prepare
 from trilith.cluster.drill.meter import Target
+from trilith.cluster.drill.objects import Place, place_in
 from trilith.cluster.drill.site import Site
 from trilith.cluster.drill.streams import ECHO_PORT
 
@@ -62,6 +63,13 @@ class Stage:
 
     def user(self, number: int, promises: Promises, ended: threading.Event, rest_s: float = 0.0) -> User:
         return User(number, self.api, promises, ended, self.things, rest_s=rest_s)
+
+    def object_place(self) -> Place | None:
+        """Where the users' objects are; None where the catalogue offers no object store."""
+        answer = self._patient("GET", f"{IDENTITY}/auth/catalog", None, self.things.token)
+        if answer.status != 200:
+            raise Broken(f"reading the catalogue: {answer.status} {answer.content[:200]!r}")
+        return place_in(answer.json["catalog"], self.api)
 
     @property
     def standing(self) -> set[str]:
