@@ -34,5 +34,6 @@ trace: ## the files and functions that one POST of a server passes, from the req
 bench: setup ## Trilith and upstream side by side on this machine, a table of ratios; QUICK=1: Trilith alone; PART=compare|objects|scale|machines
 	@$(PYTHON) -m tests.bench $(if $(PART),--part $(PART)) $(ARGS)
 
-tempest: setup ## Tempest against a cloud that it starts: make tempest SET=interop|interop-storage|smoke|core|entry|moves|REGEX [REHEARSAL=DIR]
-	@$(PYTHON) -m tests.clients.tempest $(SET) $(if $(REHEARSAL),--rehearsal $(REHEARSAL))
+tempest: setup ## Tempest against a cloud that it starts: make tempest SET=interop|smoke|core|entry|moves|REGEX [FAKE=1] [JSON=FILE] [REHEARSAL=DIR] [DRILLS="NAME ..."]
+	@$(PYTHON) -m tests.clients.tempest $(if $(FAKE),--fake) $(if $(JSON),--json $(JSON)) \
+		$(if $(REHEARSAL),--rehearsal $(REHEARSAL)) $(if $(DRILLS),--drills '$(DRILLS)') '$(SET)'

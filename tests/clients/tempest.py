@@ -1,9 +1,14 @@
 """Tempest, unmodified, against a cloud that this starts, or a rehearsal's.
 
-    python -m tests.clients.tempest [--fake] [--rehearsal DIR] interop|interop-storage|smoke|core|entry|moves|REGEX
+    python -m tests.clients.tempest [--fake] [--json FILE] [--rehearsal DIR] [--drills NAMES] SET
 
-`interop.txt` holds the tests that the interoperability guidelines require of compute clouds, `interop_storage.txt`
-those that they require of object stores.
+SET: interop, interop-compute, interop-storage, smoke, core, entry, moves, or a regular expression.
+
+`interop_compute.txt` holds the tests that the interoperability guidelines require of compute clouds,
+`interop_storage.txt` those that they require of object stores; two are in both. Each of a set `interop…` has to pass:
+one that is skipped or does not run is as bad as one that fails.
+
+`--drills`: meanwhile, `trilith drill` does these. What failed is run once more when they are over.
 """
 
 import argparse
@@ -15,11 +20,16 @@ import shutil
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.clients import outcomes
 from tests.clients.cloud import ROOT, Cloud, RehearsedCloud
+from tests.clients.drilled import Drills, hit_by
+from tests.clients.outcomes import STATES, Doc, Outcome
 
 BIN = ROOT / ".venv-clients/bin"
 HERE = Path(__file__).parent
@@ -39,6 +49,10 @@ MOVES = (
     "scenario.test_shelve_instance",
     "scenario.test_instances_with_cinder_volumes",
 )
+# Tests of lists upload noise as each of the first six. What has no header is taken for what it is called; of the others
+# noise would be refused.
+NOISE = ("raw", "ami", "ari", "aki", "ploop", "raw")
+DISK_FORMATS = (*NOISE, "qcow2", "vhd", "vmdk", "vdi", "iso", "vhdx")
 NEEDS_LOGIN = "test_rebuild_volume_backed_server"  # without asking whether there is anyone to log in to
 
 
@@ -106,8 +120,11 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
             "config_drive": "true",
             "dhcp_domain": "",  # the metadata's hostname is the server's, with no domain put behind it
         },
-        "image": {"http_image": ""},
-        "image-feature-enabled": {"import_image": "true", "image_format_enforcement": "true"},
+        "image": {"http_image": "", "disk_formats": ",".join(DISK_FORMATS)},
+        "image-feature-enabled": {
+            "import_image": "true",
+            "image_format_enforcement": "false",  # else required tests are skipped: see DISK_FORMATS
+        },
         "network": {"public_network_id": public, "project_network_cidr": "10.100.0.0/16"},
         "network-feature-enabled": {"floating_ips": "true", "ipv6": "true", "api_extensions": ",".join(extensions)},
         "volume": {
@@ -191,39 +208,138 @@ def exactly(names: Iterable[str]) -> str:
     return "|".join(f"^{re.escape(name)}(\\[|$)" for name in names)
 
 
+def required(what: str) -> list[str]:
+    """Names of the tests of a set of which every one has to pass; [] where that is not asked for."""
+    parts = {"interop": ("compute", "storage"), "interop-compute": ("compute",), "interop-storage": ("storage",)}
+    lists = [(HERE / f"interop_{part}.txt").read_text().split() for part in parts.get(what, ())]
+    return sorted({name for names in lists for name in names})
+
+
 def chosen(workspace: Path, what: str) -> list[str]:
     """The words of ``tempest run`` for a set's name or a regular expression."""
-    if what in ("interop", "interop-storage"):
-        names = (HERE / f"{what.replace('-', '_')}.txt").read_text().split()
-        wanted = workspace / "interop.txt"
-        wanted.write_text("\n".join(exactly([name]) for name in names))
-        return ["--include-list", str(wanted)]
+    if names := required(what):
+        return include(workspace, names)
     if what == "entry":
         return ["--regex", "|".join(f"^{re.escape(name)}" for name in ENTRY)]
     if what == "moves":
         return ["--regex", "|".join(MOVES)]
     if what == "core":
-        return ["--regex", "^tempest\\.(api|scenario)", "--exclude-list", str(HERE / "tempest_left_out.txt")]
+        return ["--regex", r"^tempest\.(api|scenario|serial_tests)"]
     return ["--smoke"] if what == "smoke" else ["--regex", what]
+
+
+def include(workspace: Path, names: Iterable[str]) -> list[str]:
+    """The words of ``tempest run`` for these tests and no others."""
+    return ["--include-list", _lines(workspace / "included.txt", (exactly([name]) for name in names))]
+
+
+def _lines(path: Path, lines: Iterable[str]) -> str:
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def left_out(what: str, fake: bool) -> list[str]:
+    """Regular expressions of what is not run; nothing that is required."""
+    if required(what):
+        return []
+    lines = (HERE / "tempest_left_out.txt").read_text().splitlines() if what == "core" else []
+    return [line for line in lines if line and not line.startswith("#")] + ([NEEDS_LOGIN] if fake else [])
+
+
+class Tempest:
+    """As sets use it, in one workspace."""
+
+    def __init__(self, cloud: Cloud, workspace: Path) -> None:
+        self.cloud, self.workspace = cloud, workspace
+
+    def listed(self, words: list[str]) -> list[str]:
+        """Names of the tests that ``tempest run`` would run with these words."""
+        done = run(self.cloud, self.workspace, *words, "--list-tests")
+        return sorted({outcomes.bare(line) for line in done.stdout.splitlines() if re.match(r"tempest\.\S+$", line)})
+
+    def run(self, words: list[str]) -> tuple[int, dict[str, Outcome]]:
+        """(its exit status, what came of each test and class); shows it as it comes."""
+        status = run(self.cloud, self.workspace, *words, "--concurrency", "2", show=True).returncode
+        return status, outcomes.last_run(self.workspace, BIN, _env(self.cloud))
+
+
+def planned(tempest: Tempest, what: str) -> tuple[list[str], list[str], list[str]]:
+    """Of a set: the words of ``tempest run``, names of the tests that are run, and of those that are left out."""
+    words, patterns = chosen(tempest.workspace, what), left_out(what, tempest.cloud.fake)
+    names = required(what) or tempest.listed(words)
+    left = {name for name in names if any(re.search(pattern, name) for pattern in patterns)}
+    if patterns:
+        words += ["--exclude-list", _lines(tempest.workspace / "excluded.txt", patterns)]
+    return words, [name for name in names if name not in left], sorted(left)
+
+
+def run_set(tempest: Tempest, what: str, begin: Callable[[], Drills] | None = None) -> tuple[bool, Doc]:
+    """(whether all is well, the document). `begin`: drills; what failed beside them is run once more."""
+    words, names, left = planned(tempest, what)
+    drills = begin() if begin else None
+    try:
+        status, seen = tempest.run(words)
+    finally:
+        damages = drills.end() if drills else []
+    found = outcomes.of(names, seen)
+    told: Doc = {"date": datetime.now(UTC).date().isoformat(), "machines": machines(tempest.cloud)}
+    told |= outcomes.document(what, found, seen, left)
+    drilled = True
+    if drills:
+        drilled = bool(damages) and all(damage.broke for damage in damages)
+        repeat = outcomes.to_repeat(found, seen)
+        told["drills"] = [str(damage) for damage in damages]
+        told["beside"] = {name: hit_by(found[name], damages) for name in repeat}
+        if repeat:
+            status, seen = tempest.run(include(tempest.workspace, repeat))
+            again = outcomes.of(repeat, seen)
+            told["again"] = outcomes.document("again", again, seen)
+            found |= again
+    good = {"passed"} if required(what) else {"passed", "skipped"}
+    return drilled and status == 0 and {outcome.state for outcome in found.values()} <= good, told
+
+
+def machines(cloud: Cloud) -> str:
+    return "pretended" if cloud.fake else "real"
+
+
+def show(told: Doc) -> None:
+    """The required ones by name, whatever became of them; the last line counts."""
+    every, most = bool(required(told["set"])), outcomes.SHORT
+    print("", *outcomes.table(told, sys.maxsize if every else most), sep="\n")
+    for damage in told.get("drills", ()):
+        print(f"drill: {damage}")
+    for name, drill in told.get("beside", {}).items():
+        print(f"beside {drill or 'no drill at all'}: {name}")
+    if "again" in told:
+        print("", *outcomes.table(told["again"], most), sep="\n")
+    for each in (told, told["again"]) if "again" in told else (told,):
+        count = each["areas"].get("all", {})
+        word = "required" if every and each is told else "tests"
+        print(f"{each['set']}: {count.get('tests', 0)} {word}, " + ", ".join(f"{count.get(s, 0)} {s}" for s in STATES))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.clients.tempest", description=__doc__)
     parser.add_argument("--fake", action="store_true", help="pretended machines: everything but logins, fast")
     parser.add_argument("--rehearsal", type=Path, metavar="DIR", help="against the cluster of this rehearsal")
+    parser.add_argument("--drills", metavar="NAMES", help="break the cloud meanwhile (see: trilith drill --list)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what came of it, for programs")
     parser.add_argument("what", nargs="?", default="smoke", help="a set's name (see above), or a regular expression")
     arguments = parser.parse_args()
-    rehearsal, fake = arguments.rehearsal, arguments.fake
-    cloud = RehearsedCloud(rehearsal) if rehearsal else Cloud(port=18784, fake=fake)
+    rehearsal, drills = arguments.rehearsal, arguments.drills
+    cloud = RehearsedCloud(rehearsal) if rehearsal else Cloud(port=18784, fake=arguments.fake)
+    where = ("--rehearsal", str(rehearsal)) if rehearsal else ("--state", str(cloud.state / "cloud"))
+    begin = partial(Drills, where, drills.split()) if drills else None
     try:
         cloud.up()
-        workspace = prepare(cloud)
-        words = [*chosen(workspace, arguments.what), "--concurrency", "2"]
-        if cloud.fake:
-            words += ["--exclude-regex", NEEDS_LOGIN]
-        return run(cloud, workspace, *words, show=True).returncode
+        good, told = run_set(Tempest(cloud, prepare(cloud)), arguments.what, begin)
     finally:
         cloud.down()
+    show(told)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(told, indent=1) + "\n")
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="*", help="which drills (default: all that can be done without shared storage)")
     parser.add_argument("--rehearsal", type=Path, metavar="DIR", help="a rehearsal's directory (default: the only one)")
     parser.add_argument("--times", type=int, default=1, metavar="N", help="in a row (default: 1)")
+    about = "others use the cloud meanwhile: what is in between or left over may be theirs, and does not count"
+    parser.add_argument("--shared", action="store_true", help=about)
     parser.add_argument("--list", action="store_true", help="which there are, and their bars")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--samples", action="store_true", help="with every request in the JSON")
@@ -36,8 +39,9 @@ def drill(arguments: argparse.Namespace) -> int:
     chosen = _chosen(site, arguments.name)
     outcomes = []
     out = sys.stderr if arguments.json else sys.stdout
-    for outcome in run_drills(site, chosen, arguments.times, lambda line: print(line, file=out, flush=True)):
-        print("\n".join([report.one_line(outcome), *report.reasons(outcome)]), file=out, flush=True)
+    say = partial(print, file=out, flush=True)
+    for outcome in run_drills(site, chosen, arguments.times, say, alone=not arguments.shared):
+        say("\n".join([report.one_line(outcome), *report.reasons(outcome)]))
         outcomes.append(outcome)
         if arguments.svg:
             write_file(arguments.svg, timeline.picture(outcomes).encode(), mode=0o644, sync=False)

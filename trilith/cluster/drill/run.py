@@ -108,8 +108,8 @@ class Measurement:
             raise Problem(f"The measuring client failed with code {code}; its words are above.")
 
 
-def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
-    """Raises `Problem` where the cloud is not healthy before, or the drill cannot be done here."""
+def run_drill(site: Site, stage: Stage, drill: Drill, say: Say, alone: bool = True) -> Outcome:
+    """Not `alone`: others use the cloud. Raises `Problem` where it is not healthy, or the drill cannot be done."""
     outcome = Outcome(drill.name, drill.what, asdict(drill.bar))
     wait_healthy(site, HEALTHY_S, say)
     place = stage.object_place() if drill.objects else None
@@ -165,7 +165,7 @@ def run_drill(site: Site, stage: Stage, drill: Drill, say: Say) -> Outcome:
     if writers:
         outcome.lost += _what_was_written(site, promises, writers, told, bool(drill.moves))
     outcome.lost += [words for writer in object_writers for words in _what_became_of_objects(writer)]
-    _check(site, stage, standing, measured.kept, outcome)
+    _check(site, stage, standing, measured.kept, outcome, alone)
     outcome.load = {"deleted": len(promises.deleted), "requests": promises.requests, "retries": promises.retries}
     if object_writers:
         waited_s = max(writer.waited_s for writer in object_writers)
@@ -339,9 +339,11 @@ def _healed(site: Site, drill: Drill, outcome: Outcome, say: Say) -> float | Non
     return begun_s + took_s - outcome.fault_ended_s
 
 
-def _check(site: Site, stage: Stage, user: User, kept: set[str], outcome: Outcome) -> None:
-    """Nothing is stuck, nothing promised is lost; and when everything is given back, nothing is left."""
-    outcome.stuck += _eventually(lambda: audit.unsettled(site.looks()))
+def _check(site: Site, stage: Stage, user: User, kept: set[str], outcome: Outcome, alone: bool) -> None:
+    """Nothing is stuck, nothing promised is lost; and when everything is given back, nothing is left. What others use
+    is in between all the time."""
+    if alone:
+        outcome.stuck += _eventually(lambda: audit.unsettled(site.looks()))
     try:
         outcome.lost += broken_promises(user, audit.starts(site.looks()))
         there = stage.keypairs()
@@ -352,7 +354,8 @@ def _check(site: Site, stage: Stage, user: User, kept: set[str], outcome: Outcom
         stage.remove_leftovers()
     except Broken as broken:
         outcome.lost.append(str(broken))
-    outcome.leaked += _eventually(lambda: audit.left_over(site.looks(), stage.project, stage.standing))
+    if alone:
+        outcome.leaked += _eventually(lambda: audit.left_over(site.looks(), stage.project, stage.standing))
 
 
 def _eventually(what_is_wrong: Callable[[], list[str]]) -> list[str]:
@@ -377,8 +380,9 @@ def _wait_pings(stage: Stage, say: Say) -> None:
                 raise Problem(f"The machine at {address} does not answer pings. See: trilith status, trilith logs")
 
 
-def run_drills(site: Site, drills: list[Drill], times: int, say: Say) -> Iterator[Outcome]:
-    """All of them, `times` times over; one that could not be done to its end has that as its outcome."""
+def run_drills(site: Site, drills: list[Drill], times: int, say: Say, alone: bool = True) -> Iterator[Outcome]:
+    """All of them, `times` times over; one that could not be done to its end has that as its outcome. Not `alone`:
+    others use the cloud meanwhile."""
     wait_healthy(site, HEALTHY_S, say)
     stage = Stage(site)
     try:
@@ -390,7 +394,7 @@ def run_drills(site: Site, drills: list[Drill], times: int, say: Say) -> Iterato
         for _ in range(times):
             for drill in drills:
                 try:
-                    yield run_drill(site, stage, drill, say)
+                    yield run_drill(site, stage, drill, say, alone)
                 except (Problem, Broken) as problem:  # the others are done all the same
                     yield Outcome(drill.name, drill.what, asdict(drill.bar), stuck=[str(problem)])
     finally:
