@@ -53,6 +53,7 @@ MOVES = (
 # noise would be refused.
 NOISE = ("raw", "ami", "ari", "aki", "ploop", "raw")
 DISK_FORMATS = (*NOISE, "qcow2", "vhd", "vmdk", "vdi", "iso", "vhdx")
+FILTERS = ("SameHostFilter", "DifferentHostFilter", "ServerGroupAffinityFilter", "ServerGroupAntiAffinityFilter")
 NEEDS_LOGIN = "test_rebuild_volume_backed_server"  # without asking whether there is anyone to log in to
 
 
@@ -117,6 +118,7 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
             "block_migration_for_live_migration": str(not cloud.shares_disks).lower(),
             "volume_backed_live_migration": several,
             "attach_encrypted_volume": "false",
+            "scheduler_enabled_filters": ",".join(FILTERS),
             "config_drive": "true",
             "dhcp_domain": "",  # the metadata's hostname is the server's, with no domain put behind it
         },
