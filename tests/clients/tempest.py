@@ -2,7 +2,8 @@
 
     python -m tests.clients.tempest [--fake] [--json FILE] [--rehearsal DIR] [--drills NAMES] SET
 
-SET: interop, interop-compute, interop-storage, smoke, core, entry, moves, or a regular expression.
+SET: interop, interop-compute, interop-storage, smoke, core, core-AREA (core-volume), entry, moves, or a regular
+expression.
 
 `interop_compute.txt` holds the tests that the interoperability guidelines require of compute clouds,
 `interop_storage.txt` those that they require of object stores; two are in both. Each of a set `interop…` has to pass:
@@ -54,7 +55,11 @@ MOVES = (
 NOISE = ("raw", "ami", "ari", "aki", "ploop", "raw")
 DISK_FORMATS = (*NOISE, "qcow2", "vhd", "vmdk", "vdi", "iso", "vhdx")
 FILTERS = ("SameHostFilter", "DifferentHostFilter", "ServerGroupAffinityFilter", "ServerGroupAntiAffinityFilter")
-NEEDS_LOGIN = "test_rebuild_volume_backed_server"  # without asking whether there is anyone to log in to
+SHARED_TYPE = "tempest-shared"  # of volumes that several servers may have
+# These log in without asking whether there is anyone to log in to.
+ALONE = "compute_unified|dashboard|network_qos|object_storage|server_(adv|basic|multi)|snapshots_with|unified"
+NEEDS_LOGIN = ("test_rebuild_volume_backed_server", rf"^tempest\.scenario\.test_(?!{ALONE})")
+AREAS = "compute|identity|image|network|object_storage|scenario|volume"
 
 
 def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
@@ -90,6 +95,7 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
             "nova": "true",
             "neutron": "true",
             "glance": "true",
+            "horizon": "false",
         },
         "compute": {
             "image_ref": image,
@@ -117,6 +123,7 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
             "live_migrate_back_and_forth": several,
             "block_migration_for_live_migration": str(not cloud.shares_disks).lower(),
             "volume_backed_live_migration": several,
+            "volume_multiattach": "true",
             "attach_encrypted_volume": "false",
             "scheduler_enabled_filters": ",".join(FILTERS),
             "config_drive": "true",
@@ -128,14 +135,27 @@ def configuration(cloud: Cloud, workspace: Path) -> dict[str, dict[str, Any]]:
             "image_format_enforcement": "false",  # else required tests are skipped: see DISK_FORMATS
         },
         "network": {"public_network_id": public, "project_network_cidr": "10.100.0.0/16"},
-        "network-feature-enabled": {"floating_ips": "true", "ipv6": "true", "api_extensions": ",".join(extensions)},
+        "network-feature-enabled": {
+            "floating_ips": "true",
+            "ipv6": "true",
+            "ipv6_subnet_attributes": "true",
+            "port_security": "true",
+            "api_extensions": ",".join(extensions),
+        },
         "volume": {
             "build_timeout": "30" if cloud.fake else "120",
             "min_microversion": "3.0",
             "max_microversion": "3.71",
             "catalog_type": "block-storage",
+            "volume_type_multiattach": SHARED_TYPE,
         },
-        "volume-feature-enabled": {"backup": "false", "multi_backend": "false", "snapshot": "true", "clone": "true"},
+        "volume-feature-enabled": {
+            "backup": "false",
+            "multi_backend": "false",
+            "snapshot": "true",
+            "clone": "true",
+            "extend_attached_volume": "true",
+        },
         "object-storage": {"operator_role": "member", "reseller_admin_role": "admin"},
         "object-storage-feature-enabled": {
             "discoverable_apis": ",".join(features),
@@ -186,6 +206,8 @@ def prepare(cloud: Cloud) -> Path:
     if not cloud.get("/image/v2/images?name=guest-again")["images"]:
         as_file = ("--file", str(workspace / "guest.qcow2"), "--disk-format", "qcow2")
         cloud.openstack("image", "create", *as_file, "--public", "guest-again")
+    if SHARED_TYPE not in [row["name"] for row in cloud.get("/volume/v3/types")["volume_types"]]:
+        cloud.openstack("volume", "type", "create", "--public", "--property", "multiattach=<is> True", SHARED_TYPE)
     parser = configparser.ConfigParser()
     parser.read_dict(configuration(cloud, workspace))
     with open(workspace / "etc/tempest.conf", "w") as file:
@@ -225,9 +247,13 @@ def chosen(workspace: Path, what: str) -> list[str]:
         return ["--regex", "|".join(f"^{re.escape(name)}" for name in ENTRY)]
     if what == "moves":
         return ["--regex", "|".join(MOVES)]
-    if what == "core":
-        return ["--regex", r"^tempest\.(api|scenario|serial_tests)"]
+    if is_core(what):
+        return ["--regex", rf"^tempest\.(serial_tests\.)?(api\.)?({what.partition('-')[2] or AREAS})\."]
     return ["--smoke"] if what == "smoke" else ["--regex", what]
+
+
+def is_core(what: str) -> bool:
+    return what == "core" or what in [f"core-{area}" for area in AREAS.split("|")]
 
 
 def include(workspace: Path, names: Iterable[str]) -> list[str]:
@@ -244,8 +270,8 @@ def left_out(what: str, fake: bool) -> list[str]:
     """Regular expressions of what is not run; nothing that is required."""
     if required(what):
         return []
-    lines = (HERE / "tempest_left_out.txt").read_text().splitlines() if what == "core" else []
-    return [line for line in lines if line and not line.startswith("#")] + ([NEEDS_LOGIN] if fake else [])
+    lines = (HERE / "tempest_left_out.txt").read_text().splitlines() if is_core(what) else []
+    return [*(line for line in lines if line and not line.startswith("#")), *(NEEDS_LOGIN if fake else ())]
 
 
 class Tempest:

@@ -137,8 +137,23 @@ def test_it_grows_in_order(cloud: Cloud) -> None:
     assert [d["size_gib"] for d in want(cloud, "server", "c2", server)["disks"] if d["kind"] == "volume"] == [1]
     cloud.settle(1, "s1")
     assert [d["size_gib"] for d in want(cloud, "server", "c2", server)["disks"] if d["kind"] == "volume"] == [3]
+    cloud.settle(1, "s1")
+    assert _newest_action(cloud, server)["events"][0]["result"] is None  # the machine does not know yet
     settle(cloud)
     assert cloud.volume_status(volume) == "in-use"
+    action = _newest_action(cloud, server)
+    event = action["events"][0]
+    assert (action["action"], event["event"], event["result"]) == (
+        "extend_volume",
+        "compute_extend_volume",
+        "Success",
+    )
+
+
+def _newest_action(cloud: Cloud, server: str) -> Doc:
+    path = f"/servers/{server}/os-instance-actions"
+    newest = cloud.get(path).json["instanceActions"][0]
+    return dict(cloud.get(f"{path}/{newest['request_id']}", at="2.51").json["instanceAction"])
 
 
 def test_several_servers_have_one_volume_by_network_only(cloud: Cloud) -> None:

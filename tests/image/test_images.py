@@ -108,11 +108,23 @@ def test_lists(api: Client) -> None:
     assert [i["name"] for i in api.get(f"{V2}?os_hidden=true").json["images"]] == ["b"]
     assert [i["name"] for i in api.get(f'{V2}?name=in:a,"c,d"&sort=name:asc').json["images"]] == ["a", "c,d"]
     assert [i["name"] for i in api.get(f"{V2}?tag=a").json["images"]] == ["a"]
+    long = make(api, name="long")
+    assert send(api, long, b"x" * 30) == 204
+    for condition in ("size=30", "virtual_size=30", "size_min=30"):
+        assert [i["name"] for i in api.get(f"{V2}?{condition}").json["images"]] == ["long"], condition
+    assert api.delete(f"{V2}/{long['id']}").status == 204
     page = api.get(f"{V2}?limit=1&sort=name:asc").json
     assert page["schema"] == "/v2/schemas/images"
     assert [i["name"] for i in api.get("/image" + page["next"]).json["images"]] == ["c,d"]
     assert api.get(V2, STRANGER).json["images"] == []
-    for bad in ("limit=-1", "sort=colour:asc", "visibility=odd", "member_status=odd", "created_at=gte:yesterday"):
+    for bad in (
+        "limit=-1",
+        "sort=colour:asc",
+        "visibility=odd",
+        "member_status=odd",
+        "created_at=gte:yesterday",
+        "size=big",
+    ):
         assert api.get(f"{V2}?{bad}").status == 400, bad
 
 

@@ -96,6 +96,18 @@ def test_private_type_is_for_those_who_were_let_in(api: Client) -> None:  # noqa
     assert api.post(f"{V3}/volumes", volume).status == 202
 
 
+def test_another_type_says_whether_servers_share_a_volume(api: Client, host: Host) -> None:  # noqa: F811
+    for name, specs in (("shared", {"multiattach": "<is> True"}), ("alone", {})):
+        assert api.post(f"{V3}/types", {"volume_type": {"name": name, "extra_specs": specs}}, ADMIN).status == 200
+    volume = make(api, volume_type="alone")
+    host.work()
+    for name, shared in (("shared", True), ("alone", False)):
+        assert act(api, volume, "os-retype", {"new_type": name, "migration_policy": "never"}) == 202
+        assert show(api, volume)["multiattach"] is shared
+    assert act(api, volume, "os-attach", {"host_name": "h", "mountpoint": "/dev/vdb"}) == 202
+    assert act(api, volume, "os-retype", {"new_type": "shared"}) == 400
+
+
 def test_reserve_and_unreserve(api: Client, host: Host) -> None:  # noqa: F811
     volume = make(api)
     host.work()

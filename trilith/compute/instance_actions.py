@@ -35,6 +35,7 @@ EVENTS = {
     "createImage": "compute_snapshot_instance",
     "attach_volume": "compute_attach_volume",
     "detach_volume": "compute_detach_volume",
+    "extend_volume": "compute_extend_volume",
     "attach_interface": "compute_attach_interface",
     "detach_interface": "compute_detach_interface",
     "problem": "compute_machine_problem",

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from trilith.compute import direct_boot
 from trilith.compute import server_moves as moves
-from trilith.compute.instance_actions import ACTION, finish, note
+from trilith.compute.instance_actions import ACTION, finish, note, unfinished
 from trilith.compute.migrations import MIGRATION, set_status
 from trilith.compute.server_documents import meta_data
 from trilith.compute.server_networks import leave_port
@@ -174,7 +174,7 @@ def report(tx: Tx, host: str, key: str, generation: int, seen: Row | None, fault
         return
     if row["failed"] and not had["failed"]:
         finish(tx, key, fault or "", host)
-    elif row["task_state"] is None and not any(_moving(disk) for disk in row["disks"]):
+    elif row["task_state"] is None and not any(_moving(disk) for disk in row["disks"]) and not _growing(tx, row, seen):
         finish(tx, key, host=host)
     problem = _problem(seen)
     if problem is not None and problem != _problem(had["seen"]):
@@ -201,6 +201,17 @@ def _give_up_snapshots(tx: Tx, row: Row, fault: str) -> None:
 
 def _moving(disk: Row) -> bool:
     return disk["kind"] == "volume" and (disk["leaving"] or not disk["attached"])
+
+
+def _growing(tx: Tx, row: Row, seen: Row | None) -> bool:
+    """Somebody waits for the machine to have a volume at its new size."""
+    from trilith.volume.volumes import VOLUME
+
+    keys = [disk["volume_id"] for disk in row["disks"] if disk["kind"] == "volume"]
+    if not keys or not any(action["action"] == "extend_volume" for action in unfinished(tx, row["id"])):
+        return False
+    sizes = (seen or {}).get("volume_sizes_gib", {})
+    return any(volume["size_gib"] > sizes.get(volume["id"], 0) for volume in tx.rows(VOLUME, id=keys))
 
 
 def _settled(tx: Tx, row: Row, seen: Row, current: bool) -> Row:

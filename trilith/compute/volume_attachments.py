@@ -134,6 +134,13 @@ def change(ctx: Ctx, row: Row) -> None:
         ctx.tx.update(SERVER, row, disks=[new if each is disk else each for each in row["disks"]])
 
 
+def note_growth(ctx: Ctx, server_id: str) -> None:
+    """An action that ends when the running machine has its volume at the new size."""
+    row = ctx.tx.one(SERVER, id=server_id, deleted_at=None)
+    if row is not None:
+        record(ctx, row, "extend_volume", done=row["host"] is None or row["status"] != "ACTIVE")
+
+
 @SERVER.route("DELETE", "/{id}/os-volume_attachments/{volume_id}", "member", status=202)
 def detach(ctx: Ctx, row: Row) -> None:
     from trilith.volume.attachments import begin_detach, detached

@@ -181,6 +181,11 @@ def find_type(tx: Tx, name_or_id: str | None, project_id: str | None = None, is_
     return row
 
 
+def shares(kind: Row) -> bool:
+    """Whether several servers may have a volume of this type at once."""
+    return bool(kind["extra_specs"].get("multiattach") == "<is> True")
+
+
 def seed(tx: Tx, type_id: str) -> None:
     if tx.one(TYPE, name=DEFAULT_TYPE) is None:
         tx.insert(TYPE, {"id": type_id, "name": DEFAULT_TYPE, "description": "Default Volume Type", "is_public": True})

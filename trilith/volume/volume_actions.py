@@ -9,7 +9,7 @@ from trilith.kernel.kinds import Choice, Flag, Json, MapOf, Member, Object, Text
 from trilith.kernel.request import Ctx
 from trilith.kernel.versions import v
 from trilith.volume.attachments import ATTACHMENT, attached, reserve, sum_up
-from trilith.volume.types import find_type
+from trilith.volume.types import find_type, shares
 from trilith.volume.versions import VOLUMES
 from trilith.volume.volumes import VOLUME, drop_volume
 
@@ -25,6 +25,8 @@ def _must(row: Row, *statuses: str) -> None:
 @VOLUME.verb("os-extend", "member", body=Object({"new_size": Member(Whole(1), required=True)}))
 def extend(ctx: Ctx, row: Row, body: Row) -> None:
     """Also while a machine has it (from 3.42)."""
+    from trilith.compute.volume_attachments import note_growth
+
     _must(row, "available", *(("in-use",) if ctx.at >= v("3.42") else ()))
     grown = body["new_size"] - row["size_gib"]
     if grown <= 0:
@@ -32,6 +34,8 @@ def extend(ctx: Ctx, row: Row, body: Row) -> None:
     quota.check(ctx.tx, VOLUMES, row["project_id"], gigabytes=grown)
     row = ctx.tx.update(VOLUME, row, size_gib=body["new_size"], fault=None, forced_status=None)
     for attachment in ctx.tx.rows(ATTACHMENT, volume_id=row["id"]):
+        if attachment["server_id"]:
+            note_growth(ctx, attachment["server_id"])
         if attachment["host"]:
             ctx.tx.hint(f"host:{attachment['host']}")
 
@@ -119,7 +123,10 @@ def retype(ctx: Ctx, row: Row, body: Row) -> None:
     kind = find_type(ctx.tx, body["new_type"], ctx.who.project_id, ctx.who.is_admin)
     if kind["id"] == row["type_id"]:
         raise Fault("invalid", f"New volume_type same as original: {body['new_type']}.")
-    ctx.tx.update(VOLUME, row, type_id=kind["id"])
+    shared = shares(kind)
+    if shared != bool(row["multiattach"]) and row["status"] != "available":
+        raise Fault("invalid", f"Whether servers share volume {row['id']} can change only while none has it.")
+    ctx.tx.update(VOLUME, row, type_id=kind["id"], multiattach=shared)
 
 
 @VOLUME.verb("os-force_delete", "admin")

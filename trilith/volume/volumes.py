@@ -25,7 +25,7 @@ from trilith.kernel.versions import OLDEST, v
 from trilith.placement.hosts import HOST, heard, hosted, is_up, topic
 from trilith.volume import metadata, shared_storage
 from trilith.volume.exports import ATTACHED, export_wants, is_remote, nbd_document
-from trilith.volume.types import TYPE, find_type
+from trilith.volume.types import TYPE, find_type, shares
 from trilith.volume.versions import VOLUMES
 
 Row = dict[str, Any]
@@ -356,7 +356,7 @@ def make_volume(
             "type_id": kind["id"],
             "availability_zone": availability_zone or (_zone(tx, host) if host else "nova"),
             "metadata": metadata or {},
-            "multiattach": multiattach or kind["extra_specs"].get("multiattach") == "<is> True",
+            "multiattach": multiattach or shares(kind),
             "bootable": bootable,
             "image_metadata": image_metadata,
             "host": host,
