@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from trilith.cluster import services  # noqa: F401 - declares everything
+from trilith.cluster.chunked_bodies import ChunkedBody
 from trilith.cluster.shared_images import SharedImages, image_files
 from trilith.cluster.state import Settings, State
 from trilith.drivers.memcached import Memcached
@@ -77,6 +78,7 @@ def app() -> App:
         "objects_port": None if settings.clustered else settings.objects_port,
         "ca_file": state.ca_file(settings),
         "controller_credential": state.secret("controller"),
+        "chunked_body": ChunkedBody,
         "join_tokens": lambda: read_join_tokens(state),
     }
     return App(open_store(state, settings), authenticate, given)

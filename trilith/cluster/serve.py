@@ -14,6 +14,7 @@ from trilith.cluster.state import Settings, State
 log = logging.getLogger(__name__)
 
 THREADS = 8  # requests that one API worker serves at a time
+BODY_BYTES = 1 << 20  # that a worker takes from a socket at once, where there is so much
 KILL_WORKER_S = 2
 GARBAGE = (50_000, 20, 20)  # a list of 1,000 rows makes 30,000 objects and no cycle: looking for some took a third
 
@@ -26,13 +27,15 @@ def supervisor(state: State) -> None:
 
 
 def api(state: State) -> None:
-    from granian.constants import Interfaces
+    from granian.constants import HTTPModes, Interfaces
+    from granian.http import HTTP1Settings
 
     settings = state.settings()
     app = _entry(settings, "api", "app")
     _in_fork(lambda: _entry(settings, "bootstrap", "bootstrap")(state, settings))
     gc.set_threshold(*GARBAGE)
-    wsgi: dict[str, Any] = {"interface": Interfaces.WSGI, "blocking_threads": THREADS}
+    wsgi: dict[str, Any] = {"interface": Interfaces.WSGI, "blocking_threads": THREADS, "http": HTTPModes.http1}
+    wsgi["http1_settings"] = HTTP1Settings(max_buffer_size=BODY_BYTES)
     _granian(state, settings, f"{settings.program}.api:app", app, settings.port, wsgi)
 
 

@@ -23,7 +23,7 @@ def _place(ctx: Ctx) -> tuple[Any, str, str]:
 def keep(ctx: Ctx) -> dict[str, Any]:
     """Another controller sends what it is receiving. Durable when answered; says what has arrived."""
     own, image_id, place = _place(ctx)
-    stored = own.keep(image_id, ctx.chunks(1 << 20), MAX_IMAGE_BYTES)
+    stored = own.keep(image_id, ctx.chunks(), MAX_IMAGE_BYTES)
     own.publish(stored, place)
     return {"sha512": stored.os_hash_value, "size_bytes": stored.size_bytes}
 

@@ -123,7 +123,7 @@ def receive(ctx: Ctx, image: Row, token: str) -> None:
     try:
         stored = store.receive(
             image["id"],
-            renewing(ctx.store, ctx.chunks(1 << 20), image["id"], token),
+            renewing(ctx.store, ctx.chunks(), image["id"], token),
             image["disk_format"],
             MAX_IMAGE_BYTES,
             length(ctx),
@@ -172,7 +172,7 @@ def stage(ctx: Ctx) -> None:
     """Bytes for a later import. They may be sent once; the import says what becomes of them."""
     _octets(ctx)
     image, done = _taken(ctx, "uploading"), False
-    chunks = renewing(ctx.store, ctx.chunks(1 << 20), image["id"], ctx.request_id)
+    chunks = renewing(ctx.store, ctx.chunks(), image["id"], ctx.request_id)
     try:
         stored = files(ctx).stage(image["id"], chunks, MAX_IMAGE_BYTES, length(ctx))
         ctx.store.run(lambda tx: _staged(tx, image["id"], ctx.request_id, stored))
@@ -280,7 +280,7 @@ def agent_upload(ctx: Ctx) -> None:
 
     row = ctx.store.run(begin)
     if row is None:
-        for _ in ctx.chunks(1 << 20):
+        for _ in ctx.chunks():
             pass
         return
     receive(ctx, row, ctx.request_id)

@@ -85,6 +85,8 @@ class App:
         query: dict[str, list[str]] = {}
         for name, value in parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True):
             query.setdefault(name, []).append(value)
+        if "transfer-encoding" in headers and (chunked := self.settings.get("chunked_body")):
+            environ["wsgi.input"] = chunked(environ)
         return Ctx(
             store=self.store,
             service=self.router.service_of(parts) or self.nowhere,
