@@ -61,12 +61,18 @@ def test_volumes_stay_the_servers_own(cloud: Cloud) -> None:
     body = {"volumeAttachment": {"volumeId": later}}
     assert cloud.post(f"/servers/{key}/os-volume_attachments", body).status == 409  # before 2.20
     assert cloud.post(f"/servers/{key}/os-volume_attachments", body, at="2.20").status == 200
-    assert cloud.volume_status(later) == "reserved"
+    assert cloud.volume_status(later) == "in-use"
+    (told,) = cloud.api.get(f"/volume/v3/volumes/{later}").json["volume"]["attachments"]
+    assert (told["server_id"], told["device"]) == (key, "/dev/vdc")
     assert cloud.delete(f"/servers/{key}/os-volume_attachments/{later}", at="2.20").status == 202
     assert cloud.volume_status(later) == "available"
+    assert cloud.post(f"/servers/{key}/os-volume_attachments", body, at="2.20").status == 200
     cloud.act(key, "unshelve")
+    assert (cloud.volume_status(kept), cloud.volume_status(later)) == ("attaching", "attaching")
     settle(cloud, 6)
-    assert (cloud.status(key), cloud.volume_status(kept)) == ("ACTIVE", "in-use")
+    assert (cloud.status(key), cloud.volume_status(kept), cloud.volume_status(later)) == ("ACTIVE", "in-use", "in-use")
+    host = cloud.reconcilers if host_of(cloud, key) == "c1" else cloud.agents["c2"]
+    assert set(host[1]._driver.seen(key)["volumes"]) == {kept, later}  # type: ignore[attr-defined]
 
 
 def test_a_shelved_server_is_deleted_with_its_image(cloud: Cloud) -> None:

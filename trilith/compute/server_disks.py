@@ -354,11 +354,10 @@ def _make_volume(ctx: Ctx, server: Row, entry: Row, device: str) -> Row:
 
 def attach_volume(ctx: Ctx, server: Row, volume: Row, device: str, made_for: bool = False) -> Row:
     """Promises the volume to the server; its host will tell when it has it."""
-    from trilith.volume.attachments import attach, reserve
+    from trilith.volume.attachments import attach, attached
 
     where = {"server_id": server["id"], "host": server["host"], "device": f"/dev/{device}"}
-    if server["host"] is None:  # it is shelved: promised for later
-        attachment = reserve(ctx.tx, ctx.new_id, volume, server_id=server["id"])
-    else:
-        attachment = attach(ctx.tx, ctx.new_id, volume, **where, made_for=made_for)
+    attachment = attach(ctx.tx, ctx.new_id, volume, **where, made_for=made_for)
+    if server.get("shelve"):  # and no host: as in Nova, the volume counts as in use from now on
+        attached(ctx.tx, attachment)
     return {"volume_id": volume["id"], "attachment_id": attachment["id"], "attached": False, "leaving": False}
