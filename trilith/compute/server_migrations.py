@@ -14,10 +14,10 @@ from trilith.compute.servers import SERVER, find_server, wish
 from trilith.compute.takeovers import is_off
 from trilith.compute.versions import COMPUTE
 from trilith.kernel.errors import Fault
-from trilith.kernel.kinds import Choice, Either, Flag, Member, Null, Object, Text
+from trilith.kernel.kinds import Choice, Either, Flag, Kind, Member, Null, Object, Text
 from trilith.kernel.request import Ctx, Reply
 from trilith.kernel.store import Tx
-from trilith.kernel.versions import v
+from trilith.kernel.versions import Version, v
 from trilith.placement.hosts import HOST, is_up
 
 Row = dict[str, Any]
@@ -26,10 +26,17 @@ ASYNC_SINCE = v("2.34")  # what a live migration finds out later than its reques
 NO_BODY_SINCE, STOPPED_SINCE = v("2.14"), v("2.95")
 EARLY_ABORT_SINCE = v("2.65")
 
-MIGRATE = Either((Null(), Object({"host": Member(HOST_NAME, null=True, since=v("2.56"))})))
+TARGET_SINCE, TARGET = v("2.56"), Object({"host": Member(HOST_NAME, null=True)})
 
 
-@SERVER.verb("migrate", "admin", body=MIGRATE)
+class ColdMigration(Kind):
+    """Null, or where to; before 2.56 whatever comes is taken, and means nothing."""
+
+    def check(self, value: Any, path: str, at: Version) -> Row | None:
+        return None if value is None or at < TARGET_SINCE else TARGET.check(value, path, at)
+
+
+@SERVER.verb("migrate", "admin", body=ColdMigration())
 def migrate(ctx: Ctx, row: Row, body: Row | None) -> None:
     must(ctx, row, "migrate", "active", "stopped")
     host = (body or {}).get("host")
