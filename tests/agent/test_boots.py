@@ -1,5 +1,9 @@
 """How many machines boot at once."""
 
+import logging
+
+import pytest
+
 from trilith.agent.boots import BEGINS_S, BEGUN_CPU_S, BOOT_CPU_S, BOOT_S, IDLE_CPU_S, LOOK_S, START_S, Boots
 
 
@@ -60,3 +64,22 @@ def test_who_waits_for_its_disks_or_a_processor_has_not() -> None:
     assert host.may_begin("c") == [False]
     host.now_s += BEGINS_S - 4 * LOOK_S
     assert host.may_begin("c", "d") == [True, False]  # but not for ever: what waited all the time had nothing to do
+
+
+def test_who_waits_says_so_once_each_time_it_begins_to(caplog: pytest.LogCaptureFixture) -> None:
+    host = Host()
+    with caplog.at_level(logging.INFO):
+        host.may_begin("a", "b")
+        for _ in range(5):
+            host.may_begin("c", "d")
+    assert [(record.message, vars(record)["key"]) for record in caplog.records] == [
+        ("waits to boot", "c"),
+        ("waits to boot", "d"),
+    ]
+    caplog.clear()
+    host.used_s |= {"a": BOOT_CPU_S, "b": BOOT_CPU_S}
+    with caplog.at_level(logging.INFO):
+        assert host.may_begin("c", "d") == [True, True]
+        host.may_begin("c", "c")  # it boots once more
+        assert host.may_begin("a", "a") == [False, False]
+    assert [vars(record)["key"] for record in caplog.records] == ["a"]

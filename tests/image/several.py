@@ -22,6 +22,7 @@ from trilith.cluster.certificates import keep_certificate, make_ca
 from trilith.cluster.cluster_file import ClusterFile, Host
 from trilith.cluster.image_store import ImageBytes, kinds
 from trilith.cluster.shared_images import SharedImages, image_files
+from trilith.cluster.sql_source import SqlSource
 from trilith.cluster.state import Settings, State, write_file
 from trilith.drivers.image_files import ImageFiles
 from trilith.identity import tokens
@@ -29,7 +30,6 @@ from trilith.identity.credentials import register
 from trilith.kernel.http import App
 from trilith.kernel.policy import Principal
 from trilith.kernel.reconcile import converge, gone
-from trilith.kernel.sql_source import SqlSource
 from trilith.kernel.store import Store, Tx
 from trilith.kernel.tls import client_context
 

@@ -8,12 +8,12 @@ import pytest
 
 from tests.client import ADMIN, MEMBER, READER, STRANGER, Client, client
 from trilith.cluster.image_store import ImageBytes, kinds
+from trilith.cluster.sql_source import SqlSource
 from trilith.drivers.image_files import ImageFiles
 from trilith.image import image_data, members, schemas, tasks, versions  # noqa: F401 - their routes
 from trilith.image.images import sweep
 from trilith.kernel.kinds import now
 from trilith.kernel.reconcile import converge
-from trilith.kernel.sql_source import SqlSource
 
 V2 = "/image/v2/images"
 PATCH = "application/openstack-images-v2.1-json-patch"

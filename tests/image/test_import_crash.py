@@ -9,10 +9,10 @@ import pytest
 from tests.client import Client, client
 from tests.image.test_images import V2, make, send
 from trilith.cluster.image_store import ImageBytes, kinds
+from trilith.cluster.sql_source import SqlSource
 from trilith.drivers.image_files import ImageFiles
 from trilith.image import image_import
 from trilith.kernel.reconcile import Act
-from trilith.kernel.sql_source import SqlSource
 from trilith.kernel.store import Tx
 from trilith.kernel.testing import Killed
 

@@ -6,10 +6,13 @@ busy all the time: a machine that has little to do has booted, or waits for some
 one that has done hardly anything yet only waits for its disks, or for a processor.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
 
 BOOT_CPU_S = 8.0  # of a processor: then it has booted, or nearly
 BOOT_S = 60.0  # and so it has after this, whatever it does
@@ -17,6 +20,7 @@ START_S = 10.0  # until there is a process
 LOOK_S, IDLE_CPU_S = 1.0, 0.25  # who uses less in that time is idle: what a booted guest does now and then, too
 BEGUN_CPU_S = 1.5  # who is idle and has used less has hardly begun, unless it stays so
 BEGINS_S = 10.0
+WAITS_S = 30.0  # who has not asked for so long does not wait any more
 
 
 @dataclass
@@ -37,6 +41,7 @@ class Boots:
     ) -> None:
         self._at_once, self._cpu_s, self._clock = at_once, cpu_s, clock
         self._boots: dict[str, Boot] = {}
+        self._waiting: dict[str, float] = {}  # when each asked last
         self._lock = threading.Lock()
 
     def may_begin(self, server_id: str) -> bool:
@@ -48,9 +53,18 @@ class Boots:
             }
             self._boots = others
             if len(others) >= self._at_once:
+                self._waits(server_id, now_s)
                 return False
             others[server_id] = Boot(now_s, now_s)
+            self._waiting.pop(server_id, None)
             return True
+
+    def _waits(self, server_id: str, now_s: float) -> None:
+        """Told once, when it begins."""
+        self._waiting = {key: asked_s for key, asked_s in self._waiting.items() if now_s - asked_s < WAITS_S}
+        if server_id not in self._waiting:
+            log.info("waits to boot", extra={"kind": "server", "key": server_id, "boots": self._at_once})
+        self._waiting[server_id] = now_s
 
     def _goes_on(self, server_id: str, boot: Boot, now_s: float) -> bool:
         used_s, age_s = self._cpu_s(server_id), now_s - boot.begun_s

@@ -83,7 +83,7 @@ class Machines:
     def plan(self, want: Doc, seen: Doc | None) -> list[Act]:
         acts = server_plan.plan(want, seen)
         boots = self._may_boot is not None and any(act.do == "start" for act in acts)
-        return [Act("wait_to_boot"), *acts] if boots else acts
+        return [Act("wait_to_boot", quiet=True), *acts] if boots else acts
 
     def observe(self, key: str) -> Doc | None:
         seen = self._driver.seen(key)

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from trilith.cluster import services  # noqa: F401 - declares everything
 from trilith.cluster.chunked_bodies import ChunkedBody
+from trilith.cluster.lanes import Lanes
 from trilith.cluster.shared_images import SharedImages, image_files
 from trilith.cluster.state import Settings, State
 from trilith.drivers.memcached import Memcached
@@ -61,7 +62,7 @@ def read_join_tokens(state: State) -> dict[str, dict[str, Any]]:
     return found
 
 
-def app() -> App:
+def app() -> Lanes:
     """For the API server's workers; the cloud is the one of ``TRILITH_STATE``."""
     state = State(os.environ["TRILITH_STATE"])
     settings = state.settings()
@@ -81,4 +82,4 @@ def app() -> App:
         "chunked_body": ChunkedBody,
         "join_tokens": lambda: read_join_tokens(state),
     }
-    return App(open_store(state, settings), authenticate, given)
+    return Lanes(App(open_store(state, settings), authenticate, given))

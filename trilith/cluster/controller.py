@@ -12,6 +12,7 @@ from trilith.cluster.api import open_store
 from trilith.cluster.network_controller import NetworkController
 from trilith.cluster.schema import migrate
 from trilith.cluster.shared_images import image_files
+from trilith.cluster.sql_source import SqlSource
 from trilith.cluster.state import Settings, State
 from trilith.compute import scheduler, server_wants, takeovers
 from trilith.identity.fernet import ROTATE_S, rotate_keys
@@ -21,7 +22,6 @@ from trilith.kernel.errors import Unavailable
 from trilith.kernel.hints import Wake
 from trilith.kernel.leases import Holder
 from trilith.kernel.reconcile import Reconciler, Runner
-from trilith.kernel.sql_source import SqlSource
 from trilith.kernel.store import Store, Tx, forget_commits
 from trilith.volume import volumes
 

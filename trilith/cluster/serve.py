@@ -13,7 +13,7 @@ from trilith.cluster.state import Settings, State
 
 log = logging.getLogger(__name__)
 
-THREADS = 8  # requests that one API worker serves at a time
+THREADS = 256  # of one API worker, made as they are needed; almost all of them only wait: see `lanes`
 BODY_BYTES = 1 << 20  # that a worker takes from a socket at once, where there is so much
 KILL_WORKER_S = 2
 GARBAGE = (50_000, 20, 20)  # a list of 1,000 rows makes 30,000 objects and no cycle: looking for some took a third

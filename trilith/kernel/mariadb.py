@@ -11,7 +11,7 @@ still be under way on another node, the two change the same rows, and only one o
 """
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 
 from trilith.kernel.errors import Fault, Unavailable
+from trilith.kernel.turns import Turns
 
 COLLATION = "utf8mb4_nopad_bin"  # the database's: columns compare as SQLite and Python do, trailing spaces too
 CONNECT_S = 2
@@ -31,6 +32,7 @@ READ_S = 10  # longer than commits stall when a Galera node dies
 VANISHED_S = 5  # a server that acknowledges nothing for so long is gone
 LOCK_WAIT_S = 5
 IDLE_WRITER_S = 2  # a client that vanished inside its transaction frees the queue after this
+AT_ONCE = 2  # writers of one process that the server sees: one works or commits, the next one waits
 CONNECTION_S = 60  # until a connection is made anew: by then it leads to the node that all others write to
 CONNECTIONS = 32  # of one process; those above the pool's own are closed after use
 
@@ -60,14 +62,25 @@ class MariaDb:
             pool_reset_on_return=None,  # every transaction is ended where it was begun
             **options,
         )
+        self._turns = Turns(AT_ONCE)
         event.listen(self.engine, "do_connect", _connect)
         event.listen(self.engine, "connect", _connected)
         event.listen(self.engine, "handle_error", _lost)
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """The queue is in the database: see `enter`."""
-        yield
+    def turn(self, in_vain: Callable[[], bool] | None) -> Iterator[None]:
+        """The queue is in the database (see `enter`), which ends each wait after `LOCK_WAIT_S`, and then that place is
+        lost. So only a few writers of a process wait there, the others here, until they shall not any more; None:
+        does not queue."""
+        if in_vain is None:
+            yield
+            return
+        if not self._turns.take(in_vain):
+            raise sa.exc.TimeoutError("no writer of this process gets its turn")
+        try:
+            yield
+        finally:
+            self._turns.give()
 
     def enter(self, connection: sa.Connection, tx_id: str, attempt: int) -> int | None:
         """Waits for the writers that came before, then says which attempt of this transaction was committed already;

@@ -28,10 +28,11 @@ Doc = dict[str, Any]
 
 @dataclass(frozen=True)
 class Act:
-    """One idempotent step: the name of a thing to do, and its arguments."""
+    """One idempotent step: the name of a thing to do, and its arguments. `quiet`: who performs it tells what is new."""
 
     do: str
     args: Doc = field(default_factory=dict)
+    quiet: bool = False
 
 
 class Reconciler(Protocol):
@@ -89,7 +90,8 @@ def converge(reconciler: Reconciler, key: str, want: Doc, stop: Callable[[], boo
             if not acts or stop():
                 return Outcome(seen)
             for act in acts:
-                log.info("act", extra={"kind": reconciler.kind, "key": key, "act": act.do})
+                if not act.quiet:
+                    log.info("act", extra={"kind": reconciler.kind, "key": key, "act": act.do})
                 reconciler.perform(key, act)
             seen = reconciler.observe(key)
         return Outcome(seen, retry=True)

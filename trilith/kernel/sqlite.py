@@ -7,7 +7,7 @@ import fcntl
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,8 +36,8 @@ class Sqlite:
             self._lock_file = os.open(f"{path}.writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """A writer's turn: waits for all who came before."""
+    def turn(self, in_vain: Callable[[], bool] | None) -> Iterator[None]:
+        """A writer's turn: waits for all who came before, however long it takes."""
         if self._lock_file < 0:
             yield
             return

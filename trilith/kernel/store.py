@@ -35,6 +35,7 @@ Condition = sa.ColumnElement[bool]
 Change = tuple["Noun", Row | None, Row | None]  # a row before and after a transaction; None: it is not there
 METADATA = sa.MetaData()
 RETRY_FOR_S = 10.0
+PATIENCE_S = 50.0  # of writers in their queue, as long as it moves; clients and proxies wait for a minute
 KEEP_COMMITS_S = 3600.0  # far longer than anybody tries again
 COMMITS_SWEPT_AT_ONCE = 500
 
@@ -204,7 +205,7 @@ class Database(Protocol):
 
     engine: sa.Engine
 
-    def turn(self) -> AbstractContextManager[None]: ...
+    def turn(self, in_vain: Callable[[], bool] | None) -> AbstractContextManager[None]: ...
 
     def enter(self, connection: sa.Connection, tx_id: str, attempt: int) -> int | None: ...
 
@@ -234,6 +235,7 @@ class Store:
             hide_parameters=True,  # errors are logged, and passwords' hashes are parameters
         )
         self.engine = self.database.engine
+        self._moved_s = 0.0  # when a writer of this process last got its turn
         _read_json_directly(self.engine.dialect)
 
     def create(self) -> None:
@@ -244,20 +246,22 @@ class Store:
                 connection.execute(WRITE_QUEUE.insert().values(id=1, last_tx=""))
 
     def run(self, work: Callable[[Tx], T], write: bool = True, queue: bool = True) -> T:
-        """``work(tx)`` in one transaction; again on deadlock, a lost writer or a stale row, until `RETRY_FOR_S`. A
-        commit whose answer was lost counts once, whatever came of it.
+        """``work(tx)`` in one transaction; again on deadlock, a lost writer or a stale row, until `RETRY_FOR_S`. Who
+        waits for its turn waits longer, as long as others get theirs. A commit whose answer was lost counts once,
+        whatever came of it.
 
         `queue` False: does not wait for other writers. Only for a compare-and-swap of one row, which may be repeated:
         a heartbeat, the renewal of a lease.
         """
-        give_up = time.monotonic() + RETRY_FOR_S
-        ticket: Ticket[T] | None = Ticket() if write and queue else None
+        begun_s = time.monotonic()
+        ticket: Ticket[T] | None = Ticket(lambda: self._in_vain(begun_s)) if write and queue else None
         for tries in itertools.count(1):
             try:
                 result, hints = self._once(work, write, ticket)
                 break
             except (Again, Stale) as error:
-                if time.monotonic() > give_up:
+                late = time.monotonic() > begun_s + RETRY_FOR_S
+                if late and (ticket is None or isinstance(error, Stale) or ticket.in_vain()):
                     log.error("the database is busy or away: %s", error.__cause__ or error)
                     raise Unavailable("the database is busy") from error
             time.sleep(random.uniform(0, 0.005 * 2 ** min(tries, 5)))
@@ -270,7 +274,8 @@ class Store:
 
     def _once(self, work: Callable[[Tx], T], write: bool, ticket: "Ticket[T] | None") -> tuple[T, set[str]]:
         try:
-            with self.database.turn() if write else nullcontext(), self.engine.connect() as connection:
+            turn = self.database.turn(ticket.in_vain if ticket else None) if write else nullcontext()
+            with turn, self.engine.connect() as connection:
                 connection = connection.execution_options(trilith_write=write)
                 with connection.begin():
                     if ticket is not None and (done := self._enter(connection, ticket)) is not None:
@@ -287,12 +292,17 @@ class Store:
                 raise Again(str(error.orig)) from error
             raise
         except sa.exc.TimeoutError as error:
-            raise Again("every connection of this process is in use") from error
+            raise Again(str(error)) from error
 
     def _enter(self, connection: sa.Connection, ticket: "Ticket[T]") -> tuple[T, set[str]] | None:
         ticket.attempt += 1
         committed = self.database.enter(connection, ticket.tx_id, ticket.attempt)
+        self._moved_s = time.monotonic()
         return None if committed is None else ticket.sent[committed]
+
+    def _in_vain(self, since_s: float) -> bool:
+        """Whether who waits since then shall give up."""
+        return time.monotonic() > min(since_s + PATIENCE_S, max(since_s, self._moved_s) + RETRY_FOR_S)
 
     def close(self) -> None:
         self.database.close()
@@ -314,10 +324,11 @@ class Again(Exception):
 
 
 class Ticket(Generic[T]):
-    """One transaction over all its attempts, and what those came to that were sent to be committed."""
+    """One transaction over all its attempts, and what those came to that were sent to be committed. `in_vain`: whether
+    it shall not wait for its turn any more."""
 
-    def __init__(self) -> None:
-        self.tx_id = uuid.uuid4().hex
+    def __init__(self, in_vain: Callable[[], bool]) -> None:
+        self.tx_id, self.in_vain = uuid.uuid4().hex, in_vain
         self.attempt = 0
         self.sent: dict[int, tuple[T, set[str]]] = {}
 

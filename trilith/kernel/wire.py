@@ -403,26 +403,6 @@ class IdentityWire(Wire):
         return {noun.plural: views, "links": {"next": next_url, "self": self_url, "previous": None}}
 
 
-class PlacementWire(Wire):
-    statuses = {"list": 200, "show": 200, "create": 201, "update": 200, "delete": 204}
-    max_limit = None
-    strict_query_since = (0, 0)
-
-    def error(self, fault: Fault, ctx: "Ctx") -> Any:
-        code = self.status(fault)
-        entry: Row = {
-            "status": code,
-            "title": TITLES.get(code, "Error"),
-            "detail": fault.message,
-            "request_id": ctx.request_id,
-        }
-        if fault.kind == "not_acceptable":
-            entry |= {"max_version": fault.detail["max_version"], "min_version": fault.detail["min_version"]}
-        if ctx.at >= (1, 23):
-            entry["code"] = fault.type_name or "placement.undefined_code"
-        return {"errors": [entry]}
-
-
 class PlainWire(Wire):
     """For our own paths: hosts' agents, health."""
 

@@ -147,8 +147,9 @@ def heartbeat(ctx: Ctx) -> Doc:
     if row["barred"]:
         ctx.store.run(lambda tx: _knock(tx, row["name"]))
         raise _barred(row)
-    if is_up(row) and not _begins(row, body) and all(row[name] == body[name] for name in TOLD):
-        # the usual one waits for no other writer, so that a host does not look dead because many things are made
+    if not row["forced_down"] and not _begins(row, body) and all(row[name] == body[name] for name in TOLD):
+        # the usual one waits for no other writer, so that a host does not look dead because many things are made;
+        # a late one neither, else it would look so until all are
         seen = HOST.table.update().where(HOST.c.id == row["id"], HOST.c.epoch == row["epoch"], HOST.c.barred.is_(None))
         beat = ctx.store.run(lambda tx: tx.execute(seen.values(seen_at_s=tx.now_s())).rowcount, queue=False)
         if beat:  # else it was barred in this very moment
