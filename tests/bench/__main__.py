@@ -182,7 +182,8 @@ def _objects(given: argparse.Namespace, quick: bool, docs: Path | None, work: Pa
     results.conditions |= {
         "worker processes": f"{WORKERS} of each: Swift's proxy, account, container and object servers; Trilith's "
         "object store and API",
-        "Swift": "one replica on one disk, tokens of its tempauth in memcached, four filters, only its four servers",
+        "Swift": "one replica on one disk, tokens of its tempauth in memcached, the filters for what Trilith does too, "
+        "nothing beside its servers",
         "Trilith": "the whole cloud on one machine, its objects in files, each token looked up in SQL",
         "repetitions": f"{extent.rounds} rounds of {extent.for_s:g} s for each case, number of clients and side",
         "durability": "both sync an object's bytes before they answer; Trilith its row in the list, too",

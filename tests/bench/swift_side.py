@@ -1,5 +1,7 @@
-"""Swift from PyPI on this machine, as lean as it can be: one replica on one disk, tokens from its own ``tempauth`` in
-memcached, and of all its filters none but those that this needs. No replicators, auditors, updaters run beside it.
+"""Swift from PyPI on this machine: one replica on one disk, tokens from its own ``tempauth`` in memcached, and the
+filters of its sample that do what Trilith does too, so that both offer the same: manifests, versions, links, quotas,
+signed URLs, forms, bulk. Nothing of its own runs beside its servers: no replicators, auditors, updaters. It
+waits for memcached, which it would else forget about on a busy machine, and with it every token.
 """
 
 import os
@@ -48,7 +50,7 @@ swift_dir = {etc}
 log_address = {root}/nobody-listens
 log_level = WARNING
 [pipeline:main]
-pipeline = catch_errors healthcheck cache tempauth proxy-server
+pipeline = catch_errors {filters}
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -61,9 +63,25 @@ use = egg:swift#healthcheck
 [filter:cache]
 use = egg:swift#memcache
 memcache_servers = 127.0.0.1:{memcached}
+connect_timeout = 20
+pool_timeout = 20
+io_timeout = 20
+error_suppression_limit = 1000000
 [filter:catch_errors]
 use = egg:swift#catch_errors
 """
+PIPELINE = (
+    "gatekeeper healthcheck proxy-logging cache listing_formats bulk tempurl formpost tempauth staticweb copy "
+    "container-quotas account-quotas slo dlo versioned_writes symlink proxy-server"
+)
+PLAIN_FILTERS = (
+    "gatekeeper", "proxy-logging", "listing_formats", "bulk", "tempurl", "formpost", "staticweb", "copy",
+    "container-quotas", "account-quotas", "slo", "dlo", "versioned_writes", "symlink",
+)  # fmt: skip
+FILTER = """[filter:{name}]
+use = egg:swift#{egg}
+"""
+VERSIONS = "allow_versioned_writes = true\nallow_object_versioning = true\n"
 
 
 class Swift:
@@ -99,7 +117,11 @@ class Swift:
             self._ring(name, "rebalance")
         self.schema_s = time.monotonic() - begun
         who = {"account": ACCOUNT, "clerk": USER, "password": PASSWORD, "memcached": self.ports["memcached"]}
-        (self.etc / "proxy-server.conf").write_text(PROXY_CONF.format(**words, **who, port=self.ports["proxy"]))
+        proxy = PROXY_CONF.format(**words, **who, port=self.ports["proxy"], filters=PIPELINE)
+        for name in PLAIN_FILTERS:
+            proxy += FILTER.format(name=name, egg=name.replace("-", "_"))
+            proxy += VERSIONS if name == "versioned_writes" else ""
+        (self.etc / "proxy-server.conf").write_text(proxy)
 
     def _ring(self, name: str, *words: str) -> None:
         self.sessions.run("rings", [f"{self.venv}/bin/swift-ring-builder", f"{self.etc}/{name}.builder", *words])

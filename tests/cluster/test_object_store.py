@@ -1,17 +1,22 @@
 """Which cloud gets which object store."""
 
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.bench import region as regions
+from trilith.cluster import objects
 from trilith.cluster.cluster_file import all_in_one, read
 from trilith.cluster.object_store import store_for
 from trilith.cluster.repair import repair_objects
 from trilith.cluster.state import Problem, Settings, State
 from trilith.objectstore.files_store import FilesStore
+from trilith.objectstore.messages import Request
 from trilith.objectstore.rados_store import RadosStore
 from trilith.objectstore.store import Put
+from trilith.placement.hosts import register
 
 WITH_CEPH = read(Path(__file__).parents[2] / "examples/ceph.yaml")
 
@@ -57,3 +62,45 @@ def test_controllers_share_ceph_or_have_none(tmp_path: Path) -> None:
     store.close()
     without = msgspec.structs.replace(WITH_CEPH, ceph=None)
     assert store_for(State(tmp_path), msgspec.structs.replace(settings, cluster=without)) is None
+
+
+def test_a_caller_is_read_again_when_anything_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    region = regions.make(regions.sqlite_url(tmp_path), 1)
+    reads, read = [], region.store.read
+    monkeypatch.setattr(region.store, "read", lambda work: [reads.append(work), read(work)][1])
+    changes = objects.Changes(Path(str(region.store.engine.url.database)))
+    identity = objects.SqlIdentity(region.store, changes)
+    request = Request("GET", "/v1/AUTH_x", headers={"x-auth-token": region.member})
+
+    who = identity.caller(request)
+    assert who is not None
+    assert who.project_id == region.project_id
+    assert identity.caller(request) is who
+    assert len(reads) == 1
+
+    region.store.run(lambda tx: register(tx, "h2", "id-of-h2", ["compute"], "nova"))  # anything
+    assert identity.caller(request) == who
+    assert len(reads) == 2
+
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 2 * objects.KNOWN_S)  # its time may be over
+    assert identity.caller(request) == who
+    assert len(reads) == 3
+    monkeypatch.undo()
+
+    subject = {"X-Subject-Token": region.member}
+    assert region.client("DELETE", "/identity/v3/auth/tokens", region.admin, None, "", subject).status == 204
+    assert identity.caller(request) is None
+    assert identity.caller(Request("GET", "/v1/AUTH_x", headers={"x-auth-token": "nonsense"})) is None
+    region.store.close()
+
+
+def test_without_word_of_changes_a_caller_is_read_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    region = regions.make(regions.sqlite_url(tmp_path), 1)
+    reads, read = [], region.store.read
+    monkeypatch.setattr(region.store, "read", lambda work: [reads.append(work), read(work)][1])
+    identity = objects.SqlIdentity(region.store)
+    request = Request("GET", "/v1/AUTH_x", headers={"x-auth-token": region.member})
+    assert identity.caller(request) == identity.caller(request)
+    assert len(reads) == 2
+    region.store.close()

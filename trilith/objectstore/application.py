@@ -169,8 +169,12 @@ class Application:
             REQUEST_ID.set(request.trans_id)
             return work()
 
-        future = asyncio.get_running_loop().run_in_executor(self._threads, run)
-        await asyncio.wait({future})
+        # by hand, because a future of asyncio's around this one costs as much again
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        future = self._threads.submit(run)
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(_wake, done))
+        await done
         error = future.exception()
         return (None, error) if error is not None else (future.result(), None)
 
@@ -183,6 +187,11 @@ class Application:
             log.error("request failed", exc_info=error, extra={"request_id": request.trans_id})
             return page(500)
         return found
+
+
+def _wake(done: "asyncio.Future[None]") -> None:
+    if not done.done():  # else nobody waits any more
+        done.set_result(None)
 
 
 def _whole_if_small(response: Response) -> Response:
