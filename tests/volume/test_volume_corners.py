@@ -108,6 +108,34 @@ def test_another_type_says_whether_servers_share_a_volume(api: Client, host: Hos
     assert act(api, volume, "os-retype", {"new_type": "shared"}) == 400
 
 
+def test_quotas_of_a_type(api: Client, host: Host) -> None:  # noqa: F811
+    new = {"volume_type": {"name": "fast_one"}}
+    kind = api.post(f"{V3}/types", new, ADMIN).json["volume_type"]["id"]
+    limits, usage = f"{V3}/os-quota-sets/p1", f"{V3}/os-quota-sets/p1?usage=True"
+    assert api.get(limits, ADMIN).json["quota_set"]["volumes_fast_one"] == -1
+    asked = {"volumes_fast_one": 2, "gigabytes_fast_one": 3, "snapshots_fast_one": 1}
+    assert api.put(f"{V3}/os-quota-class-sets/default", {"quota_class_set": asked}, ADMIN).status == 200
+    assert api.get(limits, ADMIN).json["quota_set"].items() >= asked.items()
+    volume = make(api, volume_type="fast_one")
+    host.work()
+    big = {"volume": {"size": 3, "volume_type": "fast_one"}}
+    refused = api.post(f"{V3}/volumes", big)
+    assert (refused.status, "gigabytes_fast_one: asked 3, used 1 of 3" in str(refused.json)) == (413, True)
+    assert api.post(f"{V3}/volumes", {"volume": {"size": 3}}).status == 202
+    assert act(api, volume, "os-extend", {"new_size": 4}) == 413
+    assert api.post(f"{V3}/snapshots", {"snapshot": {"volume_id": volume["id"]}}).status == 202
+    assert api.post(f"{V3}/snapshots", {"snapshot": {"volume_id": volume["id"]}}).status == 413
+    used = {name: each["in_use"] for name, each in api.get(usage, ADMIN).json["quota_set"].items() if name != "id"}
+    assert used.items() >= {"volumes_fast_one": 1, "gigabytes_fast_one": 2, "snapshots_fast_one": 1}.items()
+    # a project's own limit goes before the one for all, and both stay when the type is renamed
+    assert api.put(limits, {"quota_set": {"gigabytes_fast_one": 9, "per_volume_gigabytes": 5}}, ADMIN).status == 200
+    assert api.put(f"{V3}/types/{kind}", {"volume_type": {"name": "slow"}}, ADMIN).status == 200
+    assert act(api, volume, "os-extend", {"new_size": 4}) == 202
+    assert api.put(limits, {"quota_set": {"gigabytes_fast_one": 9}}, ADMIN).status == 400
+    too_big = api.post(f"{V3}/volumes", {"volume": {"size": 6}})
+    assert (too_big.status, "per_volume_gigabytes" in str(too_big.json)) == (413, True)
+
+
 def test_reserve_and_unreserve(api: Client, host: Host) -> None:  # noqa: F811
     volume = make(api)
     host.work()

@@ -8,6 +8,7 @@ from trilith.kernel.kinds import Flag, Member, Object, Whole
 from trilith.kernel.request import Ctx
 from trilith.kernel.versions import v
 from trilith.placement.hosts import HOST
+from trilith.volume import type_quotas
 from trilith.volume.versions import VOLUMES
 
 Row = dict[str, Any]
@@ -43,9 +44,9 @@ def _own(ctx: Ctx) -> str:
 @VOLUMES.route("GET", "/os-quota-sets/{target}", "reader|anyone")
 def show_quota(ctx: Ctx) -> Row:
     project_id = _own(ctx)
-    have = quota.limits(ctx.tx, VOLUMES, project_id)
+    have = type_quotas.limits(ctx.tx, project_id)
     if Flag().from_query(str(ctx.one("usage", "false")), "usage"):
-        used = quota.usage(ctx.tx, VOLUMES, project_id)
+        used = type_quotas.usage(ctx.tx, project_id)
         shown: Row = {name: {"limit": have[name], "in_use": used[name], "reserved": 0} for name in have}
         return {"quota_set": {"id": project_id} | shown}
     return {"quota_set": {"id": project_id} | have}
@@ -53,19 +54,20 @@ def show_quota(ctx: Ctx) -> Row:
 
 @VOLUMES.route("GET", "/os-quota-sets/{target}/defaults", "reader|anyone")
 def show_defaults(ctx: Ctx) -> Row:
-    return {"quota_set": {"id": _own(ctx)} | quota.limits(ctx.tx, VOLUMES, quota.DEFAULT)}
+    return {"quota_set": {"id": _own(ctx)} | type_quotas.limits(ctx.tx, quota.DEFAULT)}
 
 
 def _set(ctx: Ctx, project_id: str, given: Row) -> Row:
     given = {name: value for name, value in given.items() if name not in ("tenant_id", "id", "class_name")}
-    unknown = sorted(set(given) - set(VOLUMES.quotas))
-    if unknown:
+    resources = {name: type_quotas.resource(ctx.tx, name) for name in given}
+    if unknown := sorted(name for name, resource in resources.items() if resource is None):
         raise Fault("invalid", f"Invalid input received: Bad key(s) in quota set: {', '.join(unknown)}")
     if not given:
         raise Fault("invalid", "Invalid input received: the quota set is empty")
     for name, value in given.items():
-        quota.set_limit(ctx.tx, VOLUMES, project_id, name, Whole(-1, 2**31 - 1).check(value, name, ctx.at))
-    return quota.limits(ctx.tx, VOLUMES, project_id)
+        limit = Whole(-1, 2**31 - 1).check(value, name, ctx.at)
+        quota.set_limit(ctx.tx, VOLUMES, project_id, str(resources[name]), limit)
+    return type_quotas.limits(ctx.tx, project_id)
 
 
 OPEN = Object({}, open_ended=True)
@@ -83,7 +85,7 @@ def reset_quota(ctx: Ctx) -> None:
 
 @VOLUMES.route("GET", "/os-quota-class-sets/{name}", "admin")
 def show_class(ctx: Ctx) -> Row:
-    return {"quota_class_set": {"id": ctx.path["name"]} | quota.limits(ctx.tx, VOLUMES, quota.DEFAULT)}
+    return {"quota_class_set": {"id": ctx.path["name"]} | type_quotas.limits(ctx.tx, quota.DEFAULT)}
 
 
 @VOLUMES.route(

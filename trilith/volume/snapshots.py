@@ -10,7 +10,7 @@ from trilith.kernel.kinds import Choice, Flag, MapOf, Member, Object, Text
 from trilith.kernel.request import Ctx
 from trilith.kernel.store import Tx
 from trilith.kernel.versions import v
-from trilith.volume import metadata
+from trilith.volume import metadata, type_quotas
 from trilith.volume.shared_storage import is_elsewhere, wake
 from trilith.volume.versions import VOLUMES
 from trilith.volume.volumes import VOLUME, asked_changes
@@ -113,6 +113,7 @@ def make_snapshot(
     quota.check(
         tx, VOLUMES, volume["project_id"], gigabytes=volume["size_gib"], **({} if counted else {"snapshots": 1})
     )
+    type_quotas.check(tx, volume["project_id"], volume["type_id"], snapshots=1, gigabytes=volume["size_gib"])
     row = {
         "id": new_id(),
         "project_id": volume["project_id"],

@@ -14,6 +14,7 @@ from trilith.kernel.kinds import Flag, Member, Object, Text
 from trilith.kernel.request import Ctx, Reply
 from trilith.kernel.store import Condition
 from trilith.kernel.versions import NEWEST, OLDEST, Version, v
+from trilith.volume import type_quotas
 from trilith.volume.snapshots import SNAPSHOT
 from trilith.volume.versions import VOLUMES
 from trilith.volume.volumes import VOLUME, links
@@ -116,7 +117,9 @@ def accept(ctx: Ctx, row: Row) -> Row:
     volume, project_id = ctx.tx.get(VOLUME, row["volume_id"]), str(ctx.who.project_id)
     snapshots = [] if row["no_snapshots"] else ctx.tx.rows(SNAPSHOT, volume_id=volume["id"])
     gib = volume["size_gib"] * (1 + len(snapshots))
-    quota.check(ctx.tx, VOLUMES, project_id, volumes=1, gigabytes=gib, snapshots=len(snapshots))
+    asked = dict(volumes=1, gigabytes=gib, snapshots=len(snapshots))
+    quota.check(ctx.tx, VOLUMES, project_id, **asked)
+    type_quotas.check(ctx.tx, project_id, volume["type_id"], **asked)
     ctx.tx.update(VOLUME, volume, project_id=project_id, user_id=ctx.who.user_id, transferring=False)
     for snapshot in snapshots:
         ctx.tx.update(SNAPSHOT, snapshot, project_id=project_id, user_id=ctx.who.user_id)

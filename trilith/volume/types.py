@@ -81,6 +81,7 @@ def update(ctx: Ctx, row: Row, changes: Row) -> Row:
 
 @TYPE.on("delete")
 def delete(ctx: Ctx, row: Row) -> None:
+    from trilith.volume import type_quotas  # it knows types
     from trilith.volume.volumes import VOLUME
 
     if row["name"] == DEFAULT_TYPE:
@@ -89,6 +90,7 @@ def delete(ctx: Ctx, row: Row) -> None:
         raise Fault("invalid", f"Volume type {row['id']} is in use: delete or retype its volumes first.")
     ctx.tx.delete(TYPE, row)
     ctx.tx.execute(ACCESS.delete().where(ACCESS.c.type_id == row["id"]))
+    type_quotas.forget(ctx.tx, row["id"])
 
 
 @TYPE.route("GET", "/{id}/extra_specs", "anyone")

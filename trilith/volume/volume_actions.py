@@ -8,6 +8,7 @@ from trilith.kernel.errors import Fault
 from trilith.kernel.kinds import Choice, Flag, Json, MapOf, Member, Object, Text, Whole
 from trilith.kernel.request import Ctx
 from trilith.kernel.versions import v
+from trilith.volume import type_quotas
 from trilith.volume.attachments import ATTACHMENT, attached, reserve, sum_up
 from trilith.volume.types import find_type, shares
 from trilith.volume.versions import VOLUMES
@@ -31,7 +32,8 @@ def extend(ctx: Ctx, row: Row, body: Row) -> None:
     grown = body["new_size"] - row["size_gib"]
     if grown <= 0:
         raise Fault("invalid", f"New size for extend must be greater than current size. (current: {row['size_gib']}).")
-    quota.check(ctx.tx, VOLUMES, row["project_id"], gigabytes=grown)
+    quota.check(ctx.tx, VOLUMES, row["project_id"], gigabytes=grown, per_volume_gigabytes=body["new_size"])
+    type_quotas.check(ctx.tx, row["project_id"], row["type_id"], gigabytes=grown)
     row = ctx.tx.update(VOLUME, row, size_gib=body["new_size"], fault=None, forced_status=None)
     for attachment in ctx.tx.rows(ATTACHMENT, volume_id=row["id"]):
         if attachment["server_id"]:
@@ -126,6 +128,7 @@ def retype(ctx: Ctx, row: Row, body: Row) -> None:
     shared = shares(kind)
     if shared != bool(row["multiattach"]) and row["status"] != "available":
         raise Fault("invalid", f"Whether servers share volume {row['id']} can change only while none has it.")
+    type_quotas.check(ctx.tx, row["project_id"], kind["id"], volumes=1, gigabytes=row["size_gib"])
     ctx.tx.update(VOLUME, row, type_id=kind["id"], multiattach=shared)
 
 

@@ -23,7 +23,7 @@ from trilith.kernel.request import Ctx
 from trilith.kernel.store import Condition, Tx
 from trilith.kernel.versions import OLDEST, v
 from trilith.placement.hosts import HOST, heard, hosted, is_up, topic
-from trilith.volume import metadata, shared_storage
+from trilith.volume import metadata, shared_storage, type_quotas
 from trilith.volume.exports import ATTACHED, export_wants, is_remote, nbd_document
 from trilith.volume.types import TYPE, find_type, shares
 from trilith.volume.versions import VOLUMES
@@ -336,7 +336,9 @@ def make_volume(
     pool = origin["pool"] if origin else shared["volumes_pool"] if shared else None
     host = origin["host"] if origin else None if pool else host
     kind = find_type(tx, volume_type, project_id, is_admin)
-    quota.check(tx, VOLUMES, project_id, gigabytes=size_gib, **({} if counted else {"volumes": 1}))
+    more = {} if counted else {"volumes": 1}
+    quota.check(tx, VOLUMES, project_id, gigabytes=size_gib, per_volume_gigabytes=size_gib, **more)
+    type_quotas.check(tx, project_id, kind["id"], volumes=1, gigabytes=size_gib)
     if pool is None:
         host = host or choose_host(tx, availability_zone)
     elif availability_zone:
