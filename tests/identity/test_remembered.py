@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from tests.identity.conftest import Cloud
 from trilith.identity import relations, remembered
@@ -22,24 +21,26 @@ def roles(store: Store, token: str) -> set[str]:
 
 
 def queries(store: Store, work: Callable[[Tx], Any]) -> list[str]:
-    """What is sent to the database meanwhile."""
+    """What SQLite is asked meanwhile."""
     seen: list[str] = []
 
-    def note(connection: Any, cursor: Any, statement: str, *more: Any) -> None:
-        seen.append(statement)
+    def watched(tx: Tx) -> None:
+        connection: Any = tx.connection.connection.dbapi_connection
+        connection.set_trace_callback(seen.append)
+        work(tx)
+        connection.set_trace_callback(None)
 
-    sa.event.listen(store.engine, "before_cursor_execute", note)
-    store.read(work)
-    sa.event.remove(store.engine, "before_cursor_execute", note)
+    store.read(watched)
     return seen
 
 
 def test_a_token_that_is_known_costs_one_small_row(cloud: Cloud, demo: str) -> None:
     store = cloud.app.store
+    if not store.url.startswith("sqlite"):
+        pytest.skip("what is asked of MariaDB is the same")
     roles(store, demo)
-    begin, look = queries(store, lambda tx: authenticate(tx, {"x-auth-token": demo}))
-    assert begin.startswith("BEGIN")
-    assert look.startswith("SELECT value FROM stamps")
+    (look,) = queries(store, lambda tx: authenticate(tx, {"x-auth-token": demo}))
+    assert look.startswith("SELECT stamps.value")
 
 
 def test_a_change_by_another_process_counts_at_once(cloud: Cloud, demo: str) -> None:

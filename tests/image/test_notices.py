@@ -3,6 +3,7 @@
 from tests.client import Client
 from tests.image.test_images import PATCH, V2, api, make, send  # noqa: F401 - a fixture
 from tests.notices import Told
+from trilith.cluster import services  # noqa: F401 - declares who is told
 from trilith.image.images import IMAGE
 
 

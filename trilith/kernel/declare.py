@@ -231,7 +231,10 @@ class Shape:
                 del out[label]
             else:
                 out[label] = value
-        return {**(row.get("extra") or {}), **out} if self.extra else out
+        if self.extra and (extra := row.get("extra")):
+            for label, value in extra.items():
+                out.setdefault(label, value)
+        return out
 
 
 class Noun:

@@ -51,6 +51,7 @@ STAMPS = sa.Table(
     sa.Column("name", sa.String(32), primary_key=True),
     sa.Column("value", sa.String(32), nullable=False),
 )
+STAMP = statements.kept(sa.select(STAMPS.c.value).where(STAMPS.c.name == sa.bindparam("stamp_name")))
 COMMITS = sa.Table(
     "commits",
     METADATA,
@@ -107,8 +108,7 @@ class Tx:
         """What is another after each change of a table that was declared with ``info={"stamp": name}``, and never what
         it once was; None in a transaction that itself has changed one. "" before the first."""
         if name not in self._stamps:
-            found = self.connection.exec_driver_sql(f"SELECT value FROM stamps WHERE name = '{name}'").scalar()
-            self._stamps[name] = found or ""
+            self._stamps[name] = self.scalar(STAMP, stamp_name=name) or ""
         return self._stamps[name]
 
     @property
