@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import sqlalchemy as sa
-from alembic.migration import MigrationContext
-from alembic.operations import Operations
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -142,6 +140,9 @@ def _take(store: Store, holder: str) -> Lease | None:
 
 
 def _apply(store: Store, revision: Revision) -> None:
+    from alembic.migration import MigrationContext  # here, because most starts apply nothing
+    from alembic.operations import Operations
+
     def work(tx: Tx) -> None:
         if revision.name in _applied(tx):
             return

@@ -33,8 +33,8 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.String(length=26)),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_compute_console_auth_tokens_digest", ["digest"]),
     )
-    steps.create_index("ix_compute_console_auth_tokens_digest", "compute_console_auth_tokens", ["digest"], unique=False)
     steps.create_table(
         "compute_flavor_access",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -45,8 +45,8 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("flavor_id", "tenant_id"),
+        steps.Index("ix_compute_flavor_access_tenant_id", ["tenant_id"]),
     )
-    steps.create_index("ix_compute_flavor_access_tenant_id", "compute_flavor_access", ["tenant_id"], unique=False)
     steps.create_table(
         "compute_flavors",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -85,9 +85,9 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.String(length=26)),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_compute_instanceActions_request_id", ["request_id"]),
+        steps.Index("ix_compute_instanceActions_server_id", ["server_id"]),
     )
-    steps.create_index("ix_compute_instanceActions_request_id", "compute_instanceActions", ["request_id"], unique=False)
-    steps.create_index("ix_compute_instanceActions_server_id", "compute_instanceActions", ["server_id"], unique=False)
     steps.create_table(
         "compute_keypairs",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -102,8 +102,8 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("user_id", "name"),
+        steps.Index("ix_compute_keypairs_user_id", ["user_id"]),
     )
-    steps.create_index("ix_compute_keypairs_user_id", "compute_keypairs", ["user_id"], unique=False)
     steps.create_table(
         "compute_migrations",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -121,8 +121,8 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.String(length=26)),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_compute_migrations_server_id", ["server_id"]),
     )
-    steps.create_index("ix_compute_migrations_server_id", "compute_migrations", ["server_id"], unique=False)
     steps.create_table(
         "compute_server_groups",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -135,8 +135,8 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.String(length=26)),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_compute_server_groups_project_id", ["project_id"]),
     )
-    steps.create_index("ix_compute_server_groups_project_id", "compute_server_groups", ["project_id"], unique=False)
     steps.create_table(
         "compute_servers",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -206,14 +206,14 @@ def upgrade() -> None:
         sa.Column("seen", sa.JSON()),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_compute_servers_deleted_at", ["deleted_at"]),
+        steps.Index("ix_compute_servers_flavor_id", ["flavor_id"]),
+        steps.Index("ix_compute_servers_host", ["host"]),
+        steps.Index("ix_compute_servers_peer", ["peer"]),
+        steps.Index("ix_compute_servers_project_id", ["project_id"]),
+        steps.Index("ix_compute_servers_server_group_id", ["server_group_id"]),
+        steps.Index("ix_compute_servers_status", ["status"]),
     )
-    steps.create_index("ix_compute_servers_deleted_at", "compute_servers", ["deleted_at"], unique=False)
-    steps.create_index("ix_compute_servers_flavor_id", "compute_servers", ["flavor_id"], unique=False)
-    steps.create_index("ix_compute_servers_host", "compute_servers", ["host"], unique=False)
-    steps.create_index("ix_compute_servers_peer", "compute_servers", ["peer"], unique=False)
-    steps.create_index("ix_compute_servers_project_id", "compute_servers", ["project_id"], unique=False)
-    steps.create_index("ix_compute_servers_server_group_id", "compute_servers", ["server_group_id"], unique=False)
-    steps.create_index("ix_compute_servers_status", "compute_servers", ["status"], unique=False)
     steps.create_table(
         "compute_takeover_control",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -242,5 +242,5 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.String(length=26)),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_compute_takeovers_host", ["host"]),
     )
-    steps.create_index("ix_compute_takeovers_host", "compute_takeovers", ["host"], unique=False)

@@ -19,8 +19,8 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.String(length=26)),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_identity_access_rules_user_id", ["user_id"]),
     )
-    steps.create_index("ix_identity_access_rules_user_id", "identity_access_rules", ["user_id"], unique=False)
     steps.create_table(
         "identity_application_credentials",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -38,15 +38,8 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("user_id", "name"),
-    )
-    steps.create_index(
-        "ix_identity_application_credentials_project_id",
-        "identity_application_credentials",
-        ["project_id"],
-        unique=False,
-    )
-    steps.create_index(
-        "ix_identity_application_credentials_user_id", "identity_application_credentials", ["user_id"], unique=False
+        steps.Index("ix_identity_application_credentials_project_id", ["project_id"]),
+        steps.Index("ix_identity_application_credentials_user_id", ["user_id"]),
     )
     steps.create_table(
         "identity_domains",
@@ -78,8 +71,8 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.String(length=26)),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_identity_endpoints_service_id", ["service_id"]),
     )
-    steps.create_index("ix_identity_endpoints_service_id", "identity_endpoints", ["service_id"], unique=False)
     steps.create_table(
         "identity_groups",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -98,8 +91,8 @@ def upgrade() -> None:
         sa.Column("user_id", sa.String(length=64), nullable=False),
         sa.Column("group_id", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("user_id", "group_id"),
+        steps.Index("ix_identity_memberships_group_id", ["group_id"]),
     )
-    steps.create_index("ix_identity_memberships_group_id", "identity_memberships", ["group_id"], unique=False)
     steps.create_table(
         "identity_projects",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -136,8 +129,8 @@ def upgrade() -> None:
         sa.Column("audit_id", sa.String(length=64), nullable=False),
         sa.Column("expires_us", sa.BigInteger()),
         sa.PrimaryKeyConstraint("audit_id"),
+        steps.Index("ix_identity_revoked_tokens_expires_us", ["expires_us"]),
     )
-    steps.create_index("ix_identity_revoked_tokens_expires_us", "identity_revoked_tokens", ["expires_us"], unique=False)
     steps.create_table(
         "identity_role_assignments",
         sa.Column("actor_id", sa.String(length=64), nullable=False),
@@ -147,10 +140,8 @@ def upgrade() -> None:
         sa.Column("actor", sa.String(length=8), nullable=False),
         sa.Column("target", sa.String(length=8), nullable=False),
         sa.PrimaryKeyConstraint("actor_id", "target_id", "role_id", "inherited"),
-    )
-    steps.create_index("ix_identity_role_assignments_role_id", "identity_role_assignments", ["role_id"], unique=False)
-    steps.create_index(
-        "ix_identity_role_assignments_target_id", "identity_role_assignments", ["target_id"], unique=False
+        steps.Index("ix_identity_role_assignments_role_id", ["role_id"]),
+        steps.Index("ix_identity_role_assignments_target_id", ["target_id"]),
     )
     steps.create_table(
         "identity_role_implications",
@@ -202,5 +193,5 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("domain_id", "name"),
+        steps.Index("ix_identity_users_default_project_id", ["default_project_id"]),
     )
-    steps.create_index("ix_identity_users_default_project_id", "identity_users", ["default_project_id"], unique=False)

@@ -37,8 +37,8 @@ def upgrade() -> None:
         sa.Column("extra", sa.JSON()),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_image_images_project_id", ["project_id"]),
     )
-    steps.create_index("ix_image_images_project_id", "image_images", ["project_id"], unique=False)
     steps.create_table(
         "image_members",
         sa.Column("image_id", sa.String(length=64), nullable=False),
@@ -62,5 +62,5 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.String(length=26)),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_image_tasks_image_id", ["image_id"]),
     )
-    steps.create_index("ix_image_tasks_image_id", "image_tasks", ["image_id"], unique=False)

@@ -22,9 +22,9 @@ def upgrade() -> None:
         sa.Column("port_id", sa.String(length=64), nullable=False),
         sa.Column("network_id", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("subnet_id", "ip_address"),
+        steps.Index("ix_network_allocations_network_id", ["network_id"]),
+        steps.Index("ix_network_allocations_port_id", ["port_id"]),
     )
-    steps.create_index("ix_network_allocations_network_id", "network_allocations", ["network_id"], unique=False)
-    steps.create_index("ix_network_allocations_port_id", "network_allocations", ["port_id"], unique=False)
     steps.create_table(
         "network_auto_allocated",
         sa.Column("project_id", sa.String(length=64), nullable=False),
@@ -52,13 +52,11 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("port_id", "fixed_ip_address"),
+        steps.Index("ix_network_floatingips_floating_network_id", ["floating_network_id"]),
+        steps.Index("ix_network_floatingips_port_id", ["port_id"]),
+        steps.Index("ix_network_floatingips_project_id", ["project_id"]),
+        steps.Index("ix_network_floatingips_router_id", ["router_id"]),
     )
-    steps.create_index(
-        "ix_network_floatingips_floating_network_id", "network_floatingips", ["floating_network_id"], unique=False
-    )
-    steps.create_index("ix_network_floatingips_port_id", "network_floatingips", ["port_id"], unique=False)
-    steps.create_index("ix_network_floatingips_project_id", "network_floatingips", ["project_id"], unique=False)
-    steps.create_index("ix_network_floatingips_router_id", "network_floatingips", ["router_id"], unique=False)
     steps.create_table(
         "network_networks",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -82,8 +80,8 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("segment_key"),
+        steps.Index("ix_network_networks_project_id", ["project_id"]),
     )
-    steps.create_index("ix_network_networks_project_id", "network_networks", ["project_id"], unique=False)
     steps.create_table(
         "network_ports",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -114,12 +112,12 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("network_id", "mac_address"),
+        steps.Index("ix_network_ports_device_id", ["device_id"]),
+        steps.Index("ix_network_ports_device_owner", ["device_owner"]),
+        steps.Index("ix_network_ports_machine_id", ["machine_id"]),
+        steps.Index("ix_network_ports_network_id", ["network_id"]),
+        steps.Index("ix_network_ports_project_id", ["project_id"]),
     )
-    steps.create_index("ix_network_ports_device_id", "network_ports", ["device_id"], unique=False)
-    steps.create_index("ix_network_ports_device_owner", "network_ports", ["device_owner"], unique=False)
-    steps.create_index("ix_network_ports_machine_id", "network_ports", ["machine_id"], unique=False)
-    steps.create_index("ix_network_ports_network_id", "network_ports", ["network_id"], unique=False)
-    steps.create_index("ix_network_ports_project_id", "network_ports", ["project_id"], unique=False)
     steps.create_table(
         "network_rbac_policies",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -133,9 +131,9 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("object_id", "action", "target_project"),
+        steps.Index("ix_network_rbac_policies_object_id", ["object_id"]),
+        steps.Index("ix_network_rbac_policies_project_id", ["project_id"]),
     )
-    steps.create_index("ix_network_rbac_policies_object_id", "network_rbac_policies", ["object_id"], unique=False)
-    steps.create_index("ix_network_rbac_policies_project_id", "network_rbac_policies", ["project_id"], unique=False)
     steps.create_table(
         "network_repairs",
         sa.Column("what", sa.String(length=32), nullable=False),
@@ -161,11 +159,9 @@ def upgrade() -> None:
         sa.Column("tags", sa.JSON()),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_network_routers_external_network_id", ["external_network_id"]),
+        steps.Index("ix_network_routers_project_id", ["project_id"]),
     )
-    steps.create_index(
-        "ix_network_routers_external_network_id", "network_routers", ["external_network_id"], unique=False
-    )
-    steps.create_index("ix_network_routers_project_id", "network_routers", ["project_id"], unique=False)
     steps.create_table(
         "network_security_group_rules",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -185,21 +181,9 @@ def upgrade() -> None:
         sa.Column("tags", sa.JSON()),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
-    )
-    steps.create_index(
-        "ix_network_security_group_rules_project_id", "network_security_group_rules", ["project_id"], unique=False
-    )
-    steps.create_index(
-        "ix_network_security_group_rules_remote_group_id",
-        "network_security_group_rules",
-        ["remote_group_id"],
-        unique=False,
-    )
-    steps.create_index(
-        "ix_network_security_group_rules_security_group_id",
-        "network_security_group_rules",
-        ["security_group_id"],
-        unique=False,
+        steps.Index("ix_network_security_group_rules_project_id", ["project_id"]),
+        steps.Index("ix_network_security_group_rules_remote_group_id", ["remote_group_id"]),
+        steps.Index("ix_network_security_group_rules_security_group_id", ["security_group_id"]),
     )
     steps.create_table(
         "network_security_groups",
@@ -215,8 +199,8 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("default_of"),
+        steps.Index("ix_network_security_groups_project_id", ["project_id"]),
     )
-    steps.create_index("ix_network_security_groups_project_id", "network_security_groups", ["project_id"], unique=False)
     steps.create_table(
         "network_subnetpools",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -236,8 +220,8 @@ def upgrade() -> None:
         sa.Column("tags", sa.JSON()),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_network_subnetpools_project_id", ["project_id"]),
     )
-    steps.create_index("ix_network_subnetpools_project_id", "network_subnetpools", ["project_id"], unique=False)
     steps.create_table(
         "network_subnets",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -262,7 +246,7 @@ def upgrade() -> None:
         sa.Column("tags", sa.JSON()),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_network_subnets_network_id", ["network_id"]),
+        steps.Index("ix_network_subnets_project_id", ["project_id"]),
+        steps.Index("ix_network_subnets_subnetpool_id", ["subnetpool_id"]),
     )
-    steps.create_index("ix_network_subnets_network_id", "network_subnets", ["network_id"], unique=False)
-    steps.create_index("ix_network_subnets_project_id", "network_subnets", ["project_id"], unique=False)
-    steps.create_index("ix_network_subnets_subnetpool_id", "network_subnets", ["subnetpool_id"], unique=False)

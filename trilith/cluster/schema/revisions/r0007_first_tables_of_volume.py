@@ -25,10 +25,10 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.String(length=26)),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_volume_attachments_project_id", ["project_id"]),
+        steps.Index("ix_volume_attachments_server_id", ["server_id"]),
+        steps.Index("ix_volume_attachments_volume_id", ["volume_id"]),
     )
-    steps.create_index("ix_volume_attachments_project_id", "volume_attachments", ["project_id"], unique=False)
-    steps.create_index("ix_volume_attachments_server_id", "volume_attachments", ["server_id"], unique=False)
-    steps.create_index("ix_volume_attachments_volume_id", "volume_attachments", ["volume_id"], unique=False)
     steps.create_table(
         "volume_shared_storage",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -65,9 +65,9 @@ def upgrade() -> None:
         sa.Column("project_id", sa.String(length=64)),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_volume_snapshots_project_id", ["project_id"]),
+        steps.Index("ix_volume_snapshots_volume_id", ["volume_id"]),
     )
-    steps.create_index("ix_volume_snapshots_project_id", "volume_snapshots", ["project_id"], unique=False)
-    steps.create_index("ix_volume_snapshots_volume_id", "volume_snapshots", ["volume_id"], unique=False)
     steps.create_table(
         "volume_transfers",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -84,8 +84,8 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.String(length=26)),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_volume_transfers_project_id", ["project_id"]),
     )
-    steps.create_index("ix_volume_transfers_project_id", "volume_transfers", ["project_id"], unique=False)
     steps.create_table(
         "volume_type_access",
         sa.Column("type_id", sa.String(length=64), nullable=False),
@@ -141,5 +141,5 @@ def upgrade() -> None:
         sa.Column("project_id", sa.String(length=64)),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        steps.Index("ix_volume_volumes_project_id", ["project_id"]),
     )
-    steps.create_index("ix_volume_volumes_project_id", "volume_volumes", ["project_id"], unique=False)

@@ -24,8 +24,6 @@ def upgrade() -> None:
         sa.Column("claims", sa.BigInteger(), nullable=False),
         sa.Column("free_ram_mib", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("host"),
-    )
-    steps.create_index(
-        "ix_placement_loads_free_ram_mib_host", "placement_loads", ["free_ram_mib", "host"], unique=False
+        steps.Index("ix_placement_loads_free_ram_mib_host", ["free_ram_mib", "host"]),
     )
     steps.create_index("ix_compute_servers_number", "compute_servers", ["number"], unique=False)
